@@ -1,0 +1,53 @@
+"""The one SparkSession builder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from pyspark import SparkConf
+from pyspark.sql import SparkSession
+
+from recsys_spark.config import SparkConfig
+
+_DEFAULTS = {
+    # Every time in the tables is UTC; a session in local time would move events across days.
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+    "spark.sql.parquet.compression.codec": "zstd",
+    "spark.ui.enabled": "false",
+    # A bar for a person at a terminal; in a log file it would be noise.
+    "spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower(),
+    # MLlib's ALS and iterative k-core are unions of many small stages; broadcasts stay small.
+    "spark.sql.autoBroadcastJoinThreshold": str(64 << 20),
+    "spark.driver.maxResultSize": "2g",
+}
+
+
+def get_session(config: SparkConfig, name: str) -> SparkSession:
+    """Return the running session, or build it.
+
+    Settings given to `spark-submit` win, then `config`, then the house's defaults: a job started on a
+    cluster needs no change to its YAML.
+    """
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+    # Loopback is right for local[*]; a cluster's driver has to be reachable from the executors.
+    conf = SparkConf()
+    if conf.get("spark.master", config.master).startswith("local"):
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    log4j = Path(__file__).with_name("log4j2.properties")
+    wanted = {
+        "spark.master": config.master,
+        "spark.driver.memory": config.driver_memory,
+        "spark.sql.shuffle.partitions": str(config.shuffle_partitions),
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={log4j.as_uri()}",
+        **config.conf,
+    }
+    for key, value in {**_DEFAULTS, **wanted}.items():
+        conf.setIfMissing(key, value)
+    conf.setIfMissing("spark.app.name", name)
+    spark = SparkSession.builder.config(conf=conf).getOrCreate()
+    spark.sparkContext.setLogLevel("ERROR")
+    return spark
