@@ -1,0 +1,100 @@
+"""Parquet -> batches of tensors through Petastorm, the same number of steps on every rank.
+
+Every epoch opens its reader with a seed of its own: row groups are dealt to the ranks anew, rows are
+shuffled within them, and the order depends on (seed, epoch) alone, so training resumed at an epoch sees
+what it would have seen. One reader thread keeps that order; more are faster and give it up.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recsys_spark.errors import ConfigError
+from recsys_spark.warehouse import MANIFEST
+
+_RESULTS_QUEUE = 8
+_SEED_STEP = 1_000_003  # a prime, so that (seed, epoch) pairs of neighbouring seeds do not meet
+
+
+@dataclass(frozen=True)
+class Feed:
+    """One rank's view of a training feed.
+
+    Args:
+        path: a version of the `feed` table.
+        columns: the feed's columns to read; nothing else leaves the disk.
+        batch_size: rows per step and rank.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    batch_size: int
+    rank: int
+    size: int
+    seed: int
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        check_row_groups(self.manifest, self.size)
+        missing = set(self.columns) - {name for name, _ in self.manifest["schema"]}
+        if missing:
+            raise ConfigError(f"{self.path}: the feed has no column {sorted(missing)[0]!r}; a model asks for it")
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+
+    @property
+    def steps(self) -> int:
+        """Steps per epoch: enough for all ranks together to see about every row once."""
+        return -(-self.manifest["rows"] // (self.batch_size * self.size))
+
+    def epoch(self, epoch: int) -> Iterator[dict[str, torch.Tensor]]:
+        """Yield exactly `steps` batches: int32/float32 tensors [B] and, for lists of L, [B, L]."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Petastorm calls pyarrow by its older names
+            from petastorm import make_batch_reader
+            from petastorm.pytorch import BatchedDataLoader
+
+            reader = make_batch_reader(
+                _urls(self.path, self.manifest["files"]),
+                schema_fields=list(self.columns),
+                reader_pool_type="thread",
+                workers_count=self.workers,
+                results_queue_size=_RESULTS_QUEUE,
+                shuffle_row_groups=True,
+                shuffle_rows=True,
+                num_epochs=None,  # the step count ends the epoch: ranks with fewer rows read some twice
+                cur_shard=self.rank,
+                shard_count=self.size,
+                seed=self.seed * _SEED_STEP % 2**31 + epoch + 1,
+            )
+            with reader:
+                batches = iter(BatchedDataLoader(reader, batch_size=self.batch_size))
+                for _ in range(self.steps):
+                    batch = next(batches)
+                    if set(batch) != set(self.columns):
+                        raise AssertionError(f"Petastorm delivered {sorted(batch)}, not {sorted(self.columns)}")
+                    yield batch
+
+
+def check_row_groups(manifest: dict[str, Any], ranks: int) -> None:
+    """Raise a `ConfigError` if there is not at least one row group for every rank."""
+    groups = manifest["row_groups"]
+    if groups < ranks:
+        raise ConfigError(
+            f"the training feed has {groups} row groups for {ranks} ranks; "
+            f"set dataset.feed_files to {ranks} or more, or train.ranks to {groups} or less"
+        )
+
+
+def _urls(path: Path, files: Sequence[dict[str, Any]]) -> list[str]:
+    # Petastorm takes the path behind the scheme as it stands: a quoted one, with %3D for =, is not found
+    return [f"file://{path / 'data' / f['file']}" for f in sorted(files, key=lambda f: f["file"])]

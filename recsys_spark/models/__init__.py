@@ -1,0 +1,64 @@
+"""The models, one per file; a new one is a file here and a line in `BASELINES` or `DEEP`.
+
+A baseline's module has `Config`, `fit(interactions, config, seed)` on Spark and `load(path)`. A deep
+model's has `Config` and `Network`, a torch module that `recsys_spark.training` trains. Modules are imported
+when they are needed, so that a Spark executor that serves popularity never loads torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import ValidationError
+
+from recsys_spark.config import Config, Section, first_error
+from recsys_spark.errors import ConfigError
+from recsys_spark.models.base import Recommender, read_card
+
+BASELINES = ("popularity", "als")
+DEEP = ("neumf", "two_tower")
+
+
+def module_of(name: str) -> ModuleType:
+    """Import the module of a model.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    if name not in (*BASELINES, *DEEP):
+        raise ConfigError(f"no model {name!r}; there are {', '.join((*BASELINES, *DEEP))}")
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def model_config(name: str, config: Config) -> Any:
+    """Return a model's typed config from the `models` section."""
+    try:
+        return module_of(name).Config.model_validate(config.models.get(name, {}))
+    except ValidationError as error:
+        raise ConfigError(f"models.{name}.{first_error(error)}") from None
+
+
+def check_models(config: Config) -> None:
+    """Check every model that the configuration names, before anything starts."""
+    for kind, names, known in (("baselines", config.train.baselines, BASELINES), ("deep", config.train.deep, DEEP)):
+        for name in names:
+            if name not in known:
+                raise ConfigError(f"train.{kind}: no such model {name!r}; there are {', '.join(known)}")
+    for name in (*config.models, *config.train.baselines, *config.train.deep):
+        model_config(name, config)
+
+
+@functools.lru_cache(maxsize=2)
+def load(path: Path) -> Recommender:
+    """Read a saved model of any kind; kept in memory, because Spark asks once per block of users."""
+    name = read_card(path)["model"]
+    if name in DEEP:
+        return importlib.import_module(f"{__name__}.torch_recommender").load(path)
+    return module_of(name).load(path)
+
+
+__all__ = ["BASELINES", "DEEP", "Recommender", "Section", "check_models", "load", "model_config", "module_of"]

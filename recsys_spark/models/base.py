@@ -1,0 +1,124 @@
+"""Contract 3: a recommender scores a block of users against the whole catalogue."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+NO_OPINION = np.float32(-np.inf)
+"""Score of an item that the model cannot rank for a user; a row of nothing else: an unknown user."""
+
+
+@dataclass(frozen=True)
+class UserBlock:
+    """B users and what is known of them; histories lie one behind the other, oldest item first.
+
+    Attributes:
+        user_id: dense ids, [B]; 0 is the unknown user.
+        offsets: user b's history is items[offsets[b]:offsets[b + 1]], [B + 1].
+        items: distinct dense item ids of each history, [H].
+        weights: weight of each, [H].
+        ratings: last rating of each, NaN where there is none, [H].
+    """
+
+    user_id: Ints
+    offsets: Ints
+    items: Ints
+    weights: Floats
+    ratings: Floats
+
+    def __len__(self) -> int:
+        return len(self.user_id)
+
+    @classmethod
+    def of(
+        cls,
+        user_id: Sequence[int] | NDArray[Any],
+        items: Sequence[Any] | NDArray[Any],
+        weights: Sequence[Any] | NDArray[Any] | None = None,
+        ratings: Sequence[Any] | NDArray[Any] | None = None,
+    ) -> UserBlock:
+        """Build a block from one list per user; weights default to 1, ratings to none.
+
+        >>> UserBlock.of([7, 8], [[3, 1], []]).offsets
+        array([0, 2, 2])
+        """
+        offsets = np.zeros(len(user_id) + 1, np.int64)
+        np.cumsum([len(i) for i in items], out=offsets[1:])
+        n = int(offsets[-1])
+        return cls(
+            np.asarray(user_id, np.int64),
+            offsets,
+            _flat(items, np.int64),
+            _flat(weights, np.float32) if weights is not None else np.ones(n, np.float32),
+            _flat(ratings, np.float32) if ratings is not None else np.full(n, np.nan, np.float32),
+        )
+
+    def rows(self) -> Ints:
+        """Return the row in the block that each history entry belongs to, [H]."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    def take(self, start: int, stop: int) -> UserBlock:
+        """Return the users from `start` to before `stop`."""
+        h = slice(self.offsets[start], self.offsets[stop])
+        offsets = self.offsets[start : stop + 1] - self.offsets[start]
+        return UserBlock(self.user_id[start:stop], offsets, self.items[h], self.weights[h], self.ratings[h])
+
+    def last_items(self, length: int) -> Ints:
+        """Return each history's newest items, padded with 0 on the left, [B, length].
+
+        >>> UserBlock.of([7, 8], [[3, 1, 2], [5]]).last_items(2)
+        array([[1, 2],
+               [0, 5]])
+        """
+        padded = np.zeros((len(self), length), np.int64)
+        from_end = np.repeat(self.offsets[1:], np.diff(self.offsets)) - np.arange(len(self.items))
+        keep = from_end <= length
+        padded[self.rows()[keep], length - from_end[keep]] = self.items[keep]
+        return padded
+
+
+def _flat(lists: Sequence[Any] | NDArray[Any], kind: type) -> NDArray[Any]:
+    return np.concatenate([np.asarray(x, kind) for x in lists]) if len(lists) else np.empty(0, kind)
+
+
+class Recommender(Protocol):
+    """Anything that scores users against the whole catalogue; top-K and evaluation know only this.
+
+    A model with `dot_product` has `user_vectors(users) -> [B, D]` and `item_vectors() -> [n_items, D]`
+    whose products are its scores up to the mask. A model with `rates` has
+    `rate(users) -> float32[B, n_items]` on the scale of the log's ratings.
+    """
+
+    name: str
+    n_items: int
+    """Columns of the scores: item ids 0 (the unknown) to n_items - 1."""
+    dot_product: bool
+    rates: bool
+
+    def score(self, users: UserBlock) -> Floats:
+        """Return scores [B, n_items], larger is better; `NO_OPINION` where the model cannot tell."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write the model into an existing empty folder."""
+        ...
+
+
+def write_card(path: Path, model: str, **entries: Any) -> None:
+    """Write `model.json`: which model this is, its config and sizes."""
+    (path / "model.json").write_text(json.dumps({"model": model, **entries}, indent=1), encoding="utf-8")
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Read `model.json` of a saved model."""
+    return json.loads((path / "model.json").read_text(encoding="utf-8"))

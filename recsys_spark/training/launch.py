@@ -1,0 +1,190 @@
+"""Start the ranks: inside `horovodrun` this process is one of them, else Spark starts them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from recsys_spark import models
+from recsys_spark.config import Config
+from recsys_spark.dataset.build import Dataset
+from recsys_spark.errors import ConfigError, RunError
+from recsys_spark.feed.reader import check_row_groups
+from recsys_spark.training.job import Epoch, TrainingJob, read_epochs, write_epochs
+from recsys_spark.warehouse import MANIFEST, Version, Warehouse, fingerprint
+
+OnEpoch = Callable[[Epoch], None]
+
+_CODE = ("training", "feed", "models/base.py", "models/torch_recommender.py", "recommendation/select.py")
+_START_TIMEOUT = 120  # seconds for Spark to give all ranks a slot at once
+_POLL_SECONDS = 0.5
+
+
+def under_horovodrun() -> bool:
+    """Whether this process is one of several that `horovodrun` started."""
+    return "HOROVOD_RANK" in os.environ
+
+
+def training_job(warehouse: Warehouse, config: Config, dataset: Dataset, name: str) -> tuple[TrainingJob, str]:
+    """Describe the training of a deep model, and name the version it makes."""
+    settings = models.model_config(name, config).model_dump()
+    train = config.train
+    # ranks change how rows are dealt out and so the weights; threads and workers change sums' order at most
+    inputs = (dataset.name, settings, config.seed, train.ranks, train.patience, train.valid_users)
+    version = f"{dataset.name[:10]}-{fingerprint((*_CODE, f'models/{name}.py'), *inputs)}"
+    folder = warehouse.root.absolute() / "checkpoints" / name / version
+    job = TrainingJob(
+        name, settings, dataset.feed.path, Path(dataset.histories.data), folder, config.seed,
+        train.patience, train.threads, train.valid_users, train.feed_workers,
+    )  # fmt: skip
+    return job, version
+
+
+def train_deep(
+    warehouse: Warehouse, config: Config, dataset: Dataset, name: str, on_epoch: OnEpoch | None = None
+) -> tuple[Version, bool] | None:
+    """Train a deep model on all ranks and write it as a version of `models/<name>`.
+
+    Under `horovodrun` every rank calls this; all but rank 0 return None. Else the ranks are tasks of the
+    running Spark session. `on_epoch` hears of each epoch, in this process.
+
+    Returns:
+        The version, and whether it was made now.
+    """
+    job, version = training_job(warehouse, config, dataset, name)
+    slot = warehouse.slot(f"models/{name}", date=dataset.name[:10])
+    standing = slot.version(version)
+    if standing is not None and not is_rank_zero():
+        return None
+    if standing is None:
+        ranks = int(os.environ["HOROVOD_SIZE"]) if under_horovodrun() else config.train.ranks
+        check_row_groups(dataset.feed.manifest, ranks)
+        job.folder.mkdir(parents=True, exist_ok=True)
+        start = time.perf_counter()
+        with _bar(job, on_epoch) as report:
+            if under_horovodrun():
+                _as_rank(job, report)
+            else:
+                _on_spark(job, config.train.ranks, report)
+        seconds = time.perf_counter() - start
+        if not is_rank_zero():
+            return None
+
+    def build(path: Path) -> dict[str, Any]:
+        return _save(job, path) | {"dataset": dataset.name, "seconds": seconds}
+
+    return slot.materialize(version, build)
+
+
+def is_rank_zero() -> bool:
+    """Whether this process is the one that writes."""
+    return int(os.environ.get("HOROVOD_RANK", "0")) == 0
+
+
+@contextlib.contextmanager
+def _bar(job: TrainingJob, on_epoch: OnEpoch | None) -> Iterator[OnEpoch]:
+    with tqdm(
+        total=job.config["epochs"], desc=f"train {job.model}", unit="epoch", file=sys.stderr, dynamic_ncols=True,
+        disable=not is_rank_zero(),
+    ) as bar:  # fmt: skip
+
+        def report(done: Epoch) -> None:
+            bar.update(done.epoch + 1 - bar.n)
+            rate = f"{done.samples_per_second:,.0f} samples/s"
+            bar.set_postfix_str(f"loss {done.loss:.4f}, NDCG@10 {done.valid_ndcg_at_10:.4f}, {rate}")
+            if on_epoch is not None:
+                on_epoch(done)
+
+        yield report
+
+
+def _as_rank(job: TrainingJob, report: OnEpoch) -> None:
+    import horovod.torch as hvd
+
+    from recsys_spark.training import loop
+
+    loop.train(job, report)
+    hvd.shutdown()  # what follows is rank 0's alone: the others leave instead of waiting for it
+
+
+def _on_spark(job: TrainingJob, ranks: int, report: OnEpoch) -> None:
+    """Run the ranks as tasks of the Spark session, reporting the epochs that rank 0 writes down."""
+    import horovod.spark
+    from pyspark import SparkContext
+
+    from recsys_spark.training import loop
+
+    context = SparkContext.getOrCreate()
+    slots = context.defaultParallelism
+    if slots < ranks:
+        raise ConfigError(
+            f"train.ranks={ranks} needs {ranks} task slots at once, Spark has {slots}; lower train.ranks, "
+            f"or give Spark more cores (spark.master=local[{ranks}])"
+        )
+    log = job.folder / "ranks.log"
+    over = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(job, report, over), daemon=True)
+    watcher.start()
+    try:
+        with open(log, "w", encoding="utf-8") as output:
+            horovod.spark.run(
+                loop.train, args=(job,), num_proc=ranks, start_timeout=_START_TIMEOUT, verbose=0,
+                nics={"lo"} if _on_one_machine(context.master) else None,
+                env=dict(os.environ), stdout=output, stderr=output,
+            )  # fmt: skip
+    except Exception as error:
+        raise RunError(f"training {job.model} failed: {_cause(log) or error}; all of it is in {log}") from error
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _on_one_machine(master: str) -> bool:
+    return master.startswith("local") or "127.0.0.1" in master or "localhost" in master
+
+
+def _watch(job: TrainingJob, report: OnEpoch, over: threading.Event) -> None:
+    reported = 0
+    while True:
+        last_look = over.wait(_POLL_SECONDS)
+        epochs = read_epochs(job.folder)
+        for done in epochs[reported:]:
+            report(done)
+        reported = len(epochs)
+        if last_look:
+            return
+
+
+def _cause(log: Path) -> str:
+    """Find the exception's own line in the ranks' output: the last one that names an error."""
+    lines = [
+        line.split("<stderr>:")[-1].strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+    ]
+    named = [line for line in lines if re.match(r"[A-Za-z_][\w.]*(Error|Exception)\b", line)]
+    return named[0] if named else ""
+
+
+def _save(job: TrainingJob, path: Path) -> dict[str, Any]:
+    """Put the best epoch's weights into the recommender and save it."""
+    from recsys_spark.training import checkpoint, loop
+
+    epochs = read_epochs(job.folder)
+    length = json.loads((job.feed / MANIFEST).read_text(encoding="utf-8"))["history_length"]
+    model, network = loop.new_recommender(job, models.module_of(job.model), length)
+    best = checkpoint.load(job.folder, checkpoint.BEST)
+    assert best is not None, f"{job.folder}: training left no checkpoint"
+    network.load_state_dict(best["network"])
+    model.save(path)
+    write_epochs(path, epochs)
+    top = max(epochs, key=lambda e: e.valid_ndcg_at_10)
+    return {"model": job.model, "config": job.config, "epochs": len(epochs), "best_epoch": top.epoch}

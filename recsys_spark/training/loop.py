@@ -1,0 +1,163 @@
+"""One loop for every torch model, on every Horovod rank.
+
+All ranks take the same number of steps and the same decisions: what decides (the validation metric) is
+summed over the ranks first. Only rank 0 writes. Nothing here knows MLflow: a tracking server that fails
+must not leave the other ranks waiting in an allreduce.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import horovod.torch as hvd
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from recsys_spark.errors import DataError
+from recsys_spark.feed.reader import Feed
+from recsys_spark.models import module_of
+from recsys_spark.models.torch_recommender import TorchRecommender
+from recsys_spark.training import checkpoint
+from recsys_spark.training.job import Epoch, TrainingJob, write_epochs
+from recsys_spark.training.validate import Validation
+
+
+def train(job: TrainingJob, on_epoch: Callable[[Epoch], None] | None = None) -> list[Epoch]:
+    """Train on this rank, together with all others; resumes from the folder's last checkpoint.
+
+    Args:
+        on_epoch: called on rank 0 after each epoch's checkpoint.
+
+    Returns:
+        The epochs' figures, the same on every rank. The best epoch's weights are in `folder/best.pt`.
+    """
+    hvd.init()
+    torch.set_num_threads(job.threads)
+    torch.manual_seed(job.seed)
+    device = torch.device("cuda", hvd.local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+    run = _Run(job, device)
+    run.resume()
+    while not run.is_over():
+        done = run.epoch(len(run.epochs))
+        if on_epoch is not None and hvd.rank() == 0:
+            on_epoch(done)
+    return run.epochs
+
+
+class _Run:
+    """The state of one training run on one rank."""
+
+    def __init__(self, job: TrainingJob, device: torch.device) -> None:
+        module = module_of(job.model)
+        self.job, self.device = job, device
+        self.config = module.Config.model_validate(job.config)
+        self.feed = Feed(
+            job.feed, module.Network.columns, self.config.batch_size, hvd.rank(), hvd.size(), job.seed, job.feed_workers
+        )
+        self.model, network = new_recommender(job, module, self.feed.manifest["history_length"])
+        self.network: Any = network.to(device)
+        optimizer = torch.optim.Adam(
+            network.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
+        )
+        self.optimizer = hvd.DistributedOptimizer(optimizer, named_parameters=network.named_parameters())
+        self.validation = Validation(job.histories, hvd.rank(), hvd.size(), job.valid_users, job.seed)
+        self.epochs: list[Epoch] = []
+        self._agree_on_steps()
+
+    def _agree_on_steps(self) -> None:
+        steps = hvd.allgather(torch.tensor([self.feed.steps]), name="steps")
+        if len(set(steps.tolist())) != 1:
+            raise DataError(f"the ranks disagree on the steps per epoch ({steps.tolist()}); do they read one feed?")
+
+    def resume(self) -> None:
+        """Load the last epoch's state, if any, and give every rank rank 0's."""
+        last = checkpoint.load(self.job.folder, checkpoint.LAST, self.device) if hvd.rank() == 0 else None
+        if last is not None:
+            self.network.load_state_dict(last["network"])
+            self.optimizer.load_state_dict(last["optimizer"])
+            self.epochs = [Epoch(**e) for e in last["epochs"]]
+        hvd.broadcast_optimizer_state(self.optimizer, root_rank=0)
+        hvd.broadcast_parameters(self.network.state_dict(), root_rank=0)
+        self.epochs = hvd.broadcast_object(self.epochs, root_rank=0, name="epochs")
+
+    def is_over(self) -> bool:
+        """Whether all epochs are done, or `patience` of them brought nothing better."""
+        n = len(self.epochs)
+        return n >= self.config.epochs or (n > 0 and n - 1 - self._best() >= self.job.patience)
+
+    def _best(self) -> int:
+        return int(np.argmax([e.valid_ndcg_at_10 for e in self.epochs]))
+
+    def epoch(self, number: int) -> Epoch:
+        """Train one epoch, validate, and checkpoint."""
+        # every draw of the epoch follows from (seed, epoch, rank), so a resumed run draws the same
+        draw_seed = (self.job.seed * 1_000_003 + number) * 1_009 + hvd.rank()
+        torch.manual_seed(draw_seed)
+        generator = torch.Generator(self.device).manual_seed(draw_seed)
+        self.network.train()
+        total, waited, rows = torch.zeros((), device=self.device), 0.0, 0
+        start = before = time.perf_counter()
+        for batch in self.feed.epoch(number):
+            waited += time.perf_counter() - before
+            on_device = {name: values.to(self.device, non_blocking=True) for name, values in batch.items()}
+            self.optimizer.zero_grad()
+            loss = self.network.loss(on_device, generator)
+            loss.backward()
+            self.optimizer.step()
+            total += loss.detach()
+            rows += self.feed.batch_size
+            before = time.perf_counter()
+        trained = time.perf_counter() - start
+
+        self.network.eval()
+        summed, users = self.validation.ndcg_sum(self.model)
+        sums = _allreduce_sum(torch.tensor([float(total), self.feed.steps, rows, summed, users], dtype=torch.float64))
+        done = Epoch(
+            epoch=number,
+            loss=float(sums[0] / sums[1]),
+            valid_ndcg_at_10=float(sums[3] / max(float(sums[4]), 1.0)),
+            samples_per_second=float(sums[2]) / trained,
+            feed_wait_share=waited / trained,
+            rss_mb=psutil.Process().memory_info().rss / 2**20,
+            seconds=time.perf_counter() - start,
+        )
+        if not math.isfinite(done.loss):
+            raise DataError(f"{self.job.model}: the loss is {done.loss} in epoch {number}; lower its learning_rate")
+        self.epochs.append(hvd.broadcast_object(done, root_rank=0, name=f"epoch{number}"))
+        if hvd.rank() == 0:
+            self._checkpoint()
+        return self.epochs[-1]
+
+    def _checkpoint(self) -> None:
+        epochs = [dataclasses.asdict(e) for e in self.epochs]
+        if self._best() == len(self.epochs) - 1:
+            checkpoint.save(self.job.folder, checkpoint.BEST, {"network": self.network.state_dict()})
+        state = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "epochs": epochs}
+        checkpoint.save(self.job.folder, checkpoint.LAST, state)
+        write_epochs(self.job.folder, self.epochs)
+
+
+def _allreduce_sum(values: Tensor) -> Tensor:
+    return hvd.allreduce(values, op=hvd.Sum, name="epoch sums")
+
+
+def new_recommender(job: TrainingJob, module: Any, length: int) -> tuple[TorchRecommender, torch.nn.Module]:
+    """Build an untrained network and the recommender around it, knowing what the feed will train."""
+    counts = {}
+    for name in ("users", "items"):
+        table = pq.read_table(job.feed / name).to_pandas()
+        key, n = table.columns
+        counts[name] = np.zeros(int(table[key].max()) + 1, np.int64)
+        counts[name][table[key]] = table[n]
+    config = module.Config.model_validate(job.config)
+    network = module.Network(config, len(counts["users"]), len(counts["items"]))
+    network.prepare(torch.from_numpy(counts["items"]))
+    model = TorchRecommender(job.model, network, config, counts["users"] > 0, counts["items"] > 0, length)
+    return model, network

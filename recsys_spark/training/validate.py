@@ -1,0 +1,44 @@
+"""Validation during training: NDCG@10 over the full catalogue, the users dealt out to the ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from recsys_spark.evaluation.metrics import evaluate_lists
+from recsys_spark.models.base import Recommender
+from recsys_spark.recommendation.select import blocks, recommend_block
+from recsys_spark.recommendation.topk import read_block
+
+K = 10
+_BLOCK_USERS = 512
+
+
+class Validation:
+    """One rank's share of the validation users, read once."""
+
+    def __init__(self, histories: Path, rank: int, size: int, most: int, seed: int) -> None:
+        """Read the users with a history and something held out after the training part.
+
+        Args:
+            histories: rows of the `histories` table.
+            most: users over all ranks; more are sampled down to it, the same sample on every rank.
+        """
+        table = pq.read_table(histories / "known=train", columns=["user_id", "items", "weights", "ratings", "held_out"])
+        rows = table.to_pandas()
+        rows = rows[(rows["held_out"].str.len() > 0) & (rows["items"].str.len() > 0)].sort_values("user_id")
+        if len(rows) > most:
+            rows = rows.sample(most, random_state=seed).sort_values("user_id")
+        rows = rows.iloc[rank::size]
+        self.users = read_block(rows)
+        self.truth = list(rows["held_out"])
+
+    def ndcg_sum(self, model: Recommender) -> tuple[float, int]:
+        """Return the sum of NDCG@10 over this rank's users, and how many they are."""
+        ranked = [recommend_block(model, block, K)[0] for block in blocks(self.users, _BLOCK_USERS)]
+        if not ranked:
+            return 0.0, 0
+        values = evaluate_lists(np.concatenate(ranked), self.truth, [K])[f"ndcg@{K}"]
+        return float(np.nansum(values)), int(np.isfinite(values).sum())
