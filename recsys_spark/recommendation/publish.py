@@ -1,0 +1,119 @@
+"""The published table: the champion's top-K for every active user, popularity for the cold ones."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from recsys_spark import models
+from recsys_spark.config import PublishConfig
+from recsys_spark.errors import DataError
+from recsys_spark.recommendation.checks import check_lists
+from recsys_spark.recommendation.topk import top_k
+from recsys_spark.schemas import ITEM_IDS, RECOMMENDATIONS, USER_IDS
+from recsys_spark.warehouse import Version, Warehouse, fingerprint
+
+_CODE = ("recommendation", "models", "schemas.py")
+
+
+def publish(
+    spark: SparkSession, warehouse: Warehouse, config: PublishConfig, until: dt.date,
+    histories: Version, model: Path, model_version: str, popularity: Path,
+) -> tuple[Version, bool]:  # fmt: skip
+    """Write the lists of a run date as a version, check them, and make them the live ones.
+
+    A night that is run again for an earlier day than the published one writes its version and leaves the
+    pointer where it is.
+
+    Args:
+        model, popularity: saved models; the second serves whom the first knows nothing of.
+
+    Returns:
+        The version, and whether it was made now.
+
+    Raises:
+        DataError: the lists fail a check; what was published stays published.
+    """
+    slot = warehouse.slot(RECOMMENDATIONS.name)
+    live = slot.current()
+    name = f"{until}-{fingerprint(_CODE, config.model_dump(), histories.name, model_version, popularity.name)}"
+
+    def build(path: Path) -> dict[str, Any]:
+        users = _active(spark.read.parquet(histories.data), until, config.active_days).persist()
+        count = users.count()
+        if not count:
+            raise DataError(f"no user was active up to {until}; raise publish.active_days")
+        lists = _lists(spark, warehouse, users, model, popularity, config, until)
+        RECOMMENDATIONS.conform(lists).write.parquet(str(path / "data"))
+        last = slot_before(warehouse, name)
+        checked = check_lists(
+            spark.read.parquet(str(path / "data")), _seen(spark, warehouse, users), count,
+            _trained(popularity), spark.read.parquet(last.data) if last else None, config,
+        )  # fmt: skip
+        users.unpersist()
+        return {
+            "table": RECOMMENDATIONS.name, "run_date": str(until), "model": model_version,
+            "histories": histories.name, **asdict(checked),
+        }  # fmt: skip
+
+    older = live is not None and live.manifest["run_date"] > str(until)
+    return slot.materialize(name, build, flip=not older)
+
+
+def slot_before(warehouse: Warehouse, name: str) -> Version | None:
+    """Return what is published now, unless that is version `name` itself."""
+    live = warehouse.slot(RECOMMENDATIONS.name).current()
+    return None if live is None or live.name == name else live
+
+
+def _active(histories: DataFrame, until: dt.date, days: int | None) -> DataFrame:
+    users = histories.where("known = 'test'")
+    return users if days is None else users.where(F.col("last_day") > F.lit(until - dt.timedelta(days=days)))
+
+
+def _lists(
+    spark: SparkSession, warehouse: Warehouse, users: DataFrame, model: Path, popularity: Path,
+    config: PublishConfig, until: dt.date,
+) -> DataFrame:  # fmt: skip
+    def lists(of: DataFrame, path: Path) -> DataFrame:
+        name = models.load(path).name
+        return top_k(of, path, config.k, config.block_users).withColumn("model", F.lit(name))
+
+    own = lists(users, model).where(F.size("items") > 0).persist()
+    cold = lists(users.join(own, "user_id", "left_anti"), popularity)
+    pairs = F.posexplode(F.arrays_zip("items", "scores"))
+    rows = own.unionByName(cold).select("user_id", "model", pairs.alias("position", "pair"))
+    return (
+        rows.select(
+            F.col("user_id").alias("id"), "model", (F.col("position") + 1).alias("rank"),
+            F.col("pair.items").alias("item"), F.col("pair.scores").alias("score"),
+            F.lit(until).alias("run_date"),
+        )
+        .join(_raw(spark, warehouse, USER_IDS.name, "id", "user_id"), "id", "left")
+        .join(_raw(spark, warehouse, ITEM_IDS.name, "item", "item_id"), "item", "left")
+        .repartition("user_id")
+        .sortWithinPartitions("user_id", "rank")
+    )  # fmt: skip
+
+
+def _raw(spark: SparkSession, warehouse: Warehouse, table: str, id_as: str, raw_as: str) -> DataFrame:
+    dictionary = spark.read.parquet(warehouse.slot(table).require("run jobs/build_dataset.py first").data)
+    return dictionary.select(F.col("id").alias(id_as), F.col("raw_id").alias(raw_as))
+
+
+def _seen(spark: SparkSession, warehouse: Warehouse, users: DataFrame) -> DataFrame:
+    pairs = users.select(F.col("user_id").alias("id"), F.explode("items").alias("item"))
+    pairs = pairs.join(_raw(spark, warehouse, USER_IDS.name, "id", "user_id"), "id")
+    return pairs.join(_raw(spark, warehouse, ITEM_IDS.name, "item", "item_id"), "item").select("user_id", "item_id")
+
+
+def _trained(popularity: Path) -> int:
+    """How many items the night's popularity, and so every model of the night, can recommend."""
+    from recsys_spark.models.popularity import Popularity
+
+    return int((Popularity.load(popularity).counts > 0).sum())
