@@ -1,0 +1,113 @@
+"""The job contract: arguments in, one JSON line out, exit codes that say whose fault it was."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from recsys_spark import models
+from recsys_spark.config import load_config, parse_date
+from recsys_spark.errors import UserError
+from recsys_spark.pipeline.context import Context, StageResult
+
+_CONTRACT = """\
+overrides:  key.sub=value replaces a value of the file; the value is read as YAML, e.g.
+            models.als.rank=128  'evaluation.ks=[5, 10]'  dataset.split=leave_one_out
+last line:  one JSON object with stage, run_date, inputs, outputs, counts, metrics, seconds
+exit code:  0 done; 2 bad configuration; 3 bad data; 1 anything else. Whatever happens, what was
+            published before stays published, and the same command can be run again.
+"""
+
+
+def main(name: str, stage: Callable[[Context], StageResult], about: str, argv: list[str] | None = None) -> None:
+    """Run a stage as a job and exit with the contract's code.
+
+    Args:
+        name: the job's name, for its session, its runs and its last line.
+        about: one line for `--help`.
+    """
+    sys.exit(run(name, lambda context, _: stage(context), about, argv))
+
+
+def run(
+    name: str,
+    stage: Callable[[Context, argparse.Namespace], StageResult],
+    about: str,
+    argv: list[str] | None = None,
+    flags: dict[str, str] | None = None,
+) -> int:
+    """Run a stage as a job and return the contract's exit code.
+
+    Args:
+        flags: further switches of this job, with their help.
+    """
+    parser = argparse.ArgumentParser(
+        name + ".py", description=about, epilog=_CONTRACT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config", required=True, metavar="FILE", help="YAML configuration, such as conf/embedded.yaml"
+    )
+    parser.add_argument("--date", metavar="YYYY-MM-DD", help="run date; default: the last day there is")
+    for flag, text in (flags or {}).items():
+        parser.add_argument(flag, action="store_true", help=text)
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="replaces a value of the file")
+    args = parser.parse_intermixed_args(argv)  # exits with 2, the contract's code, by itself
+    start = time.perf_counter()
+    try:
+        context = _context(name, args)
+        result = stage(context, args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("error: interrupted; run the same command again to go on", file=sys.stderr)
+        return 1
+    except Exception as error:
+        traceback.print_exc()  # not the user's to mend, so whoever is must see where it was
+        print(f"error: {name}: {_cause(error)}", file=sys.stderr)
+        return 1
+    if int(os.environ.get("HOROVOD_RANK", "0")) == 0:
+        print(last_line(name, context, result, time.perf_counter() - start), flush=True)
+    return 0
+
+
+def _context(name: str, args: argparse.Namespace) -> Context:
+    config = load_config(args.config, args.overrides)
+    models.check_models(config)
+    night = parse_date(args.date) if args.date else None
+    context = Context(config, name, night)
+    if int(os.environ.get("HOROVOD_RANK", "0")) == 0:
+        _ = context.store  # a tracking server that is down is found out now, not after an hour of training
+    return context
+
+
+def _cause(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else 'no message'}"
+
+
+def last_line(name: str, context: Context, result: StageResult, seconds: float) -> str:
+    """Return the job's last line: one JSON object."""
+    line: dict[str, Any] = {
+        "stage": name,
+        "run_date": str(context.night) if context.night else None,
+        "inputs": result.inputs,
+        "outputs": result.outputs,
+        "counts": result.counts,
+        "metrics": _finite(result.metrics),
+        "seconds": round(seconds, 3),
+    }
+    return json.dumps(line, default=str)
+
+
+def _finite(value: Any) -> Any:
+    """Turn NaN, which JSON lacks, into null."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    return None if isinstance(value, float) and value != value else value

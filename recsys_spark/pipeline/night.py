@@ -1,0 +1,230 @@
+"""Between the stations and MLflow: what a stage measures, decides and registers, and where that is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import functions as F
+
+from recsys_spark.dataset.build import Dataset
+from recsys_spark.errors import DataError
+from recsys_spark.evaluation.bootstrap import Interval
+from recsys_spark.evaluation.evaluate import KNOWN_BEFORE, Candidate, Results, compare, from_json, to_json
+from recsys_spark.evaluation.evaluate import evaluate as evaluate_candidates
+from recsys_spark.log.raw import WHOLE
+from recsys_spark.pipeline.context import Context
+from recsys_spark.schemas import EVENTS, ITEM_IDS, USER_IDS, USER_METRICS
+from recsys_spark.tracking import promotion, registry
+from recsys_spark.tracking.report import comparison, plot
+from recsys_spark.tracking.runs import TrackedRun, child_run
+from recsys_spark.training.job import Epoch, read_epochs
+from recsys_spark.warehouse import MANIFEST, Version, fingerprint
+
+_METRICS_CODE = ("evaluation", "recommendation/select.py", "models/base.py")
+
+
+def live_events(context: Context) -> dict[str, Version]:
+    """Return the live events of every batch up to the run date."""
+    warehouse, table = context.warehouse, EVENTS.name
+    batches = warehouse.keys(table, "batch")
+    if not batches:
+        raise DataError(f"{context.config.root}: no events yet; run jobs/ingest.py first")
+    remedy = "run jobs/ingest.py first"
+    if context.night is None:
+        last = warehouse.slot(table, batch=batches[-1]).require(remedy)
+        context.night = last_day(batches[-1], last)
+    chosen = [b for b in batches if b == WHOLE or b <= context.night.isoformat()]
+    if WHOLE not in chosen and context.night.isoformat() not in chosen:
+        raise DataError(
+            f"the events of {context.night} are not ingested; run jobs/ingest.py --date {context.night} first"
+        )
+    return {b: warehouse.slot(table, batch=b).require(remedy) for b in chosen}
+
+
+def last_day(batch: str, version: Version) -> dt.date:
+    """Return the day of a daily batch, or of the last event of a whole log."""
+    return dt.date.fromisoformat(version.manifest["last_day"] if batch == WHOLE else batch)
+
+
+@contextlib.contextmanager
+def stage_run(context: Context, name: str) -> Iterator[TrackedRun]:
+    """Open the MLflow run of a stage, under the night's."""
+    with child_run(context.night_run, name, "stage", context.day) as run:
+        yield run
+
+
+@contextlib.contextmanager
+def model_run(context: Context, name: str, dataset: Dataset) -> Iterator[TrackedRun]:
+    """Open the MLflow run of a model, with what it is trained on."""
+    with child_run(context.night_run, f"train {name}", "model", context.day) as run:
+        run.tags({"recsys.model": name, "recsys.dataset": dataset.name})
+        run.artifact(dataset.feed.path / MANIFEST, "feed")
+        yield run
+
+
+def epoch_logger(run: TrackedRun) -> Callable[[Epoch], None]:
+    """Return what logs an epoch's figures while training goes on."""
+    return lambda done: run.metrics({k: v for k, v in vars(done).items() if k != "epoch"}, step=done.epoch)
+
+
+def epochs_of(version: Version) -> list[Epoch]:
+    """Return the epochs of a deep model's version."""
+    return read_epochs(version.path)
+
+
+def finish_model(context: Context, run: TrackedRun, name: str, version: Version, dataset: Dataset) -> None:
+    """Log a trained model's parameters and register it, once per version."""
+    run.params({"model": name, **version.manifest["config"], "seed": context.config.seed})
+    run.metrics({"train_seconds": version.manifest["seconds"]})
+    registered = registry.register(
+        run,
+        name,
+        version.path,
+        serving(context, dataset).path,
+        model_version(context, "popularity").path,
+        str(context.day),
+    )
+    run.tags({"recsys.version": version.name, "recsys.registered": f"{context.store.model_name}/{registered.number}"})
+
+
+def model_version(context: Context, name: str) -> Version:
+    """Return the night's version of a model."""
+    slot = context.warehouse.slot(f"models/{name}", date=context.day)
+    return slot.require(f"train it first with jobs/train_*.py --date {context.day}")
+
+
+def serving(context: Context, dataset: Dataset) -> Version:
+    """Return the night's dictionaries and histories in the form that a registered model carries."""
+    spark, warehouse = context.spark, context.warehouse
+
+    def build(path: Path) -> dict[str, Any]:
+        users, items = (spark.read.parquet(warehouse.slot(t.name).require("").data) for t in (USER_IDS, ITEM_IDS))
+        known = spark.read.parquet(dataset.histories.data).where("known = 'test'")
+        columns = [F.col("user_id").alias("id"), "items", "weights", "ratings"]
+        rows = known.select(columns).join(users, "id").sort("id")
+        rows.coalesce(1).write.parquet(str(path / "users"))
+        items.sort("id").coalesce(1).write.parquet(str(path / "items"))
+        return {"table": "serving", "histories": dataset.histories.name}
+
+    name = f"{dataset.name}-{fingerprint(('pipeline/night.py',))}"
+    return warehouse.slot("serving", date=context.day).materialize(name, build)[0]
+
+
+def champion_path(context: Context, champion: registry.Registered) -> Path:
+    """Return the champion's files: those of this warehouse, else downloaded from the registry."""
+    slot = context.warehouse.slot(f"models/{champion.model}", date=champion.run_date)
+    standing = slot.version(champion.version)
+    if standing is not None:
+        return standing.path
+    return registry.fetch(context.store, champion, context.warehouse.root.absolute() / "champions")
+
+
+def measure(context: Context, dataset: Dataset) -> tuple[Version, Results]:
+    """Measure the night's models and the champion; return the version of `user_metrics` and its summary."""
+    config = context.config
+    names = (*config.train.baselines, *config.train.deep)
+    versions = {name: model_version(context, name) for name in names}
+    candidates = [Candidate(name, v.name, v.path) for name, v in versions.items()]
+    champion = registry.resolve(context.store, registry.CHAMPION)
+    if champion is not None and champion.version not in {c.version for c in candidates}:
+        candidates.append(Candidate("champion", champion.version, champion_path(context, champion)))
+    used = {c.name: c.version for c in candidates}
+    settings = (config.evaluation.model_dump(), config.publish.block_users, config.seed)
+    name = f"{context.day}-{fingerprint(_METRICS_CODE, dataset.name, used, settings)}"
+    catalogue = context.spark.read.parquet(str(dataset.feed.path / "items")).count()
+
+    def build(path: Path) -> dict[str, Any]:
+        results = evaluate_candidates(
+            context.spark, candidates, Path(dataset.histories.data), catalogue, path,
+            config.evaluation, config.publish.block_users, config.seed,
+        )  # fmt: skip
+        users = {
+            s: max((m[s][promotion.METRIC].n for m in results.values() if s in m), default=0) for s in KNOWN_BEFORE
+        }
+        if not users["test"]:
+            raise DataError(f"no user has anything held out on {context.day}; choose another --date, or dataset.split")
+        return {"table": USER_METRICS.name, "candidates": used, "results": to_json(results), "users": users["test"]}
+
+    version, _ = context.warehouse.slot(USER_METRICS.name, date=context.day).materialize(name, build)
+    return version, from_json(version.manifest["results"])
+
+
+def report(context: Context, run: TrackedRun, results: Results) -> None:
+    """Log the figures to the models' runs, and the ranked comparison to this run and the night's."""
+    table = comparison(results)
+    with tempfile.TemporaryDirectory() as folder:
+        csv, picture = Path(folder) / "comparison.csv", Path(folder) / "comparison.png"
+        table.to_csv(csv, index=False)
+        plot(results, picture)
+        for target in (run, context.night_run):
+            target.artifact(csv, "comparison")
+            target.artifact(picture, "comparison")
+            target.table(table, "comparison/comparison.json")
+    for name, splits in results.items():
+        figures = {f"{split}_{metric}": i.mean for split, ms in splits.items() for metric, i in ms.items()}
+        bounds = splits["test"][promotion.METRIC]
+        figures |= {f"test_{promotion.METRIC}_low": bounds.low, f"test_{promotion.METRIC}_high": bounds.high}
+        for model in _model_runs(context, name):
+            model.metrics(figures)
+        run.metrics({f"{name}_{metric}": i.mean for metric, i in splits["test"].items()})
+
+
+def _model_runs(context: Context, name: str) -> list[TrackedRun]:
+    """Find the night's runs of a model: one, unless its job ran twice under the same night."""
+    parent = context.night_run.run_id
+    query = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`recsys.model` = '{name}'"
+    found = context.store.client.search_runs([context.store.experiment_id], query)
+    return [TrackedRun(context.store, r.info.run_id) for r in found]
+
+
+def decide(context: Context, dataset: Dataset) -> tuple[promotion.Decision, registry.Registered | None]:
+    """Choose the challenger on validation, hold it against the champion on test, and act on it.
+
+    Returns:
+        The decision, and the champion after it; None while nothing has beaten popularity.
+    """
+    slot = context.warehouse.slot(USER_METRICS.name, date=context.day)
+    measured = slot.require(f"run jobs/evaluate.py --date {context.day} first")
+    results = from_json(measured.manifest["results"])
+    store, used = context.store, measured.manifest["candidates"]
+    champion = registry.resolve(store, registry.CHAMPION)
+    ours = {n: r for n, r in results.items() if n not in ("popularity", "champion") and "valid" in r}
+    if not ours:
+        return promotion.Decision(False, "no model but popularity was trained"), champion
+    best = max(sorted(ours), key=lambda n: ours[n]["valid"][promotion.METRIC].mean)
+    challenger = registry.find(store, used[best])
+    if challenger is None:
+        raise DataError(f"{best} {used[best]} is not registered in {store.uri}; run its training job again")
+    if champion is not None and champion.version == challenger.version:
+        return promotion.Decision(False, f"{best} is champion already"), champion
+    if champion is not None and champion.run_date > challenger.run_date:
+        why = f"the champion is of {champion.run_date}, later than this run of {challenger.run_date}: left as it is"
+        return promotion.Decision(False, why), champion
+    opponent = "popularity"
+    if champion is not None:
+        opponent = next((n for n, v in used.items() if v == champion.version), "")
+        if not opponent:
+            raise DataError(
+                f"the champion {champion.version} was not measured; run jobs/evaluate.py --date {context.day}"
+            )
+    decision = promotion.decide(best, _called(opponent, champion), _difference(context, measured, best, opponent),
+                                context.config.promotion.margin)  # fmt: skip
+    if decision.promoted:
+        promotion.promote(store, challenger, champion)
+        return decision, challenger
+    registry.set_alias(store, registry.CHALLENGER, challenger)
+    return decision, champion
+
+
+def _called(opponent: str, champion: registry.Registered | None) -> str:
+    return f"the champion ({champion.model} of {champion.run_date})" if champion is not None else opponent
+
+
+def _difference(context: Context, measured: Version, a: str, b: str) -> Interval:
+    users = context.spark.read.parquet(measured.data)
+    return compare(users, a, b, promotion.METRIC, context.config.evaluation, context.config.seed)

@@ -1,0 +1,181 @@
+"""The stages of a night, each composed of what its station offers; `nightly` runs them in this order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from recsys_spark.dataset.build import build_dataset as build
+from recsys_spark.dataset.build import current_dataset
+from recsys_spark.errors import ConfigError
+from recsys_spark.log.catalogue import ingest_items
+from recsys_spark.log.generate import generate_log as generate
+from recsys_spark.log.ingest import ingest as ingest_events
+from recsys_spark.pipeline import night
+from recsys_spark.pipeline.context import Context, StageResult
+from recsys_spark.recommendation.publish import publish
+from recsys_spark.tracking import promotion, registry
+from recsys_spark.training.baselines import train_baseline as fit_baseline
+from recsys_spark.training.launch import is_rank_zero, under_horovodrun
+from recsys_spark.training.launch import train_deep as fit_deep
+
+Stage = Callable[[Context], StageResult]
+
+
+def generate_log(context: Context) -> StageResult:
+    """Write the embedded log, unless it stands."""
+    config = context.config
+    if config.log.generate is None:
+        raise ConfigError("log.generate is not set: this configuration reads a log of its own and needs no other")
+    path = Path(config.log.resolve()).parent
+    counts = generate(context.spark, config.log.generate, path, config.seed)
+    return StageResult(outputs={"log": str(path)}, counts=counts)
+
+
+def ingest(context: Context) -> StageResult:
+    """Bring `events`, `quarantine` and `items` up to date with the log."""
+    config = context.config
+    done = ingest_events(context.spark, context.warehouse, config.log, context.night)
+    items = ingest_items(context.spark, context.warehouse, config.log)
+    last = max(done.events)
+    if context.night is None:
+        context.night = night.last_day(last, done.events[last])
+    return StageResult(
+        inputs={"log": str(config.log.resolve()), "batches": len(done.events)},
+        outputs={"events": done.events[last].name, "items": items.name, "built": done.built},
+        counts=done.counts,
+    )
+
+
+def build_dataset(context: Context) -> StageResult:
+    """Build dictionaries, interactions, histories and the training feed of the run date."""
+    events = night.live_events(context)
+    made = build(context.spark, context.warehouse, context.config, context.day, events)
+    counts = {
+        "interactions": made.interactions.manifest["rows"],
+        **made.interactions.manifest["parts"],
+        "feed_rows": made.feed.manifest["rows"],
+        "users": made.feed.manifest["n_users"] - 1,
+        "items": made.feed.manifest["n_items"] - 1,
+        **{f"{p}_users": n for p, n in made.histories.manifest["users_with_held_out"].items()},
+    }
+    return StageResult(
+        inputs={"events": {batch: version.name for batch, version in events.items()}},
+        outputs={"dataset": made.name, "feed": str(made.feed.path)},
+        counts=counts,
+    )
+
+
+def train_baseline(context: Context) -> StageResult:
+    """Fit every model of `train.baselines` on Spark."""
+    dataset = current_dataset(context.warehouse, context.day)
+    result = StageResult(inputs={"dataset": dataset.name})
+    for name in context.config.train.baselines:
+        with night.model_run(context, name, dataset) as run:
+            version, made = fit_baseline(context.spark, context.warehouse, context.config, dataset, name)
+            night.finish_model(context, run, name, version, dataset)
+        result.outputs[name] = version.name
+        result.metrics[name] = {"seconds": version.manifest["seconds"], "reused": not made}
+    return result
+
+
+def train_deep(context: Context) -> StageResult:
+    """Train every model of `train.deep` with Horovod."""
+    dataset = current_dataset(context.warehouse, context.day)
+    result = StageResult(inputs={"dataset": dataset.name})
+    for name in context.config.train.deep:
+        if not is_rank_zero():  # another process writes, tracks and reports
+            fit_deep(context.warehouse, context.config, dataset, name)
+            continue
+        if not under_horovodrun():
+            _ = context.spark
+        with night.model_run(context, name, dataset) as run:
+            trained = fit_deep(context.warehouse, context.config, dataset, name, night.epoch_logger(run))
+            assert trained is not None
+            version, made = trained
+            night.finish_model(context, run, name, version, dataset)
+        result.outputs[name] = version.name
+        epochs = night.epochs_of(version)
+        result.metrics[name] = {
+            "seconds": version.manifest["seconds"],
+            "reused": not made,
+            "epochs": len(epochs),
+            "samples_per_second": sorted(e.samples_per_second for e in epochs)[len(epochs) // 2],
+        }
+    return result
+
+
+def evaluate(context: Context) -> StageResult:
+    """Measure the night's models and the champion on the same held-out users, over the full catalogue."""
+    dataset = current_dataset(context.warehouse, context.day)
+    with night.stage_run(context, "evaluate") as run:
+        version, results = night.measure(context, dataset)
+        night.report(context, run, results)
+    return StageResult(
+        inputs={"dataset": dataset.name, "models": version.manifest["candidates"]},
+        outputs={"user_metrics": version.name},
+        counts={"users": version.manifest["users"]},
+        metrics=version.manifest["results"],
+    )
+
+
+def promote(context: Context) -> StageResult:
+    """Let the best challenger take the champion's place, if it is surely better."""
+    dataset = current_dataset(context.warehouse, context.day)
+    with night.stage_run(context, "promote") as run:
+        decision, champion = night.decide(context, dataset)
+        run.tags({"recsys.decision": decision.why})
+        run.metrics({"promoted": float(decision.promoted)})
+    serving = {"model": champion.model, "version": champion.version, "number": champion.number} if champion else None
+    return StageResult(
+        inputs={"dataset": dataset.name},
+        outputs={"champion": serving},
+        metrics={"promoted": decision.promoted, "why": decision.why},
+    )
+
+
+def rollback(context: Context) -> StageResult:
+    """Give the champion's place back to the one before."""
+    left, serves = promotion.rollback(context.store)
+    return StageResult(
+        outputs={"champion": {"model": serves.model, "version": serves.version, "number": serves.number}},
+        metrics={"why": f"rolled back from version {left.number} ({left.model})"},
+    )
+
+
+def recommend(context: Context) -> StageResult:
+    """Publish the champion's lists for every active user."""
+    dataset = current_dataset(context.warehouse, context.day)
+    popularity = night.model_version(context, "popularity")
+    champion = registry.resolve(context.store, registry.CHAMPION)
+    with night.stage_run(context, "recommend") as run:
+        if champion is None:  # nothing has beaten popularity yet
+            path, model_version, name = popularity.path, popularity.name, "popularity"
+        else:
+            path, model_version, name = night.champion_path(context, champion), champion.version, champion.model
+        version, made = publish(
+            context.spark, context.warehouse, context.config.publish, context.day,
+            dataset.histories, path, model_version, popularity.path,
+        )  # fmt: skip
+        figures = {k: version.manifest[k] for k in ("users", "rows", "coverage", "churn")}
+        run.metrics({k: v for k, v in figures.items() if v is not None})
+        run.params({"model": name, "model_version": model_version, "table": version.name})
+    return StageResult(
+        inputs={"histories": dataset.histories.name, "model": model_version},
+        outputs={"recommendations": version.data, "version": version.name, "reused": not made},
+        counts={"users": figures["users"], "rows": figures["rows"]},
+        metrics={"model": name, "coverage": figures["coverage"], "churn": figures["churn"]},
+    )
+
+
+STAGES: dict[str, Stage] = {
+    "generate_log": generate_log,
+    "ingest": ingest,
+    "build_dataset": build_dataset,
+    "train_baseline": train_baseline,
+    "train_deep": train_deep,
+    "evaluate": evaluate,
+    "promote": promote,
+    "recommend": recommend,
+}
+"""Every stage by the name of its job, in the order of the night."""

@@ -1,0 +1,133 @@
+"""The model registry: register once per version, aliases, and the way back from an alias to files."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pyarrow
+import pydantic
+import yaml
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import Array
+
+import recsys_spark
+from recsys_spark.models import DEEP
+from recsys_spark.tracking.pyfunc import DEFAULT_K, RecommenderModel
+from recsys_spark.tracking.runs import TrackedRun
+from recsys_spark.tracking.store import Store
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+
+_SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec(DataType.string, "user_id"), ColSpec(DataType.long, "k", required=False)]),
+    outputs=Schema([ColSpec(Array(DataType.string), "items"), ColSpec(Array(DataType.double), "scores")]),
+)
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version in the registry."""
+
+    number: str
+    model: str
+    """Name of the model, such as als."""
+    version: str
+    """Name of the warehouse version it was registered from."""
+    run_date: str
+
+
+def register(run: TrackedRun, name: str, version: Path, serving: Path, popularity: Path, run_date: str) -> Registered:
+    """Register a saved model as a pyfunc, unless this very version is registered already.
+
+    Args:
+        name: the model's name.
+        version: its folder in the warehouse; the folder's name identifies it.
+        serving: a version of the `serving` table: dictionaries and histories.
+        popularity: the saved model that serves unknown users.
+    """
+    store = run.store
+    found = find(store, version.name)
+    if found is not None:
+        return found
+    packages = {"numpy": np, "pandas": pd, "pyarrow": pyarrow, "pydantic": pydantic, "pyyaml": yaml, "mlflow": mlflow}
+    requirements = [f"{p}=={m.__version__}" for p, m in packages.items()]
+    if name in DEEP:
+        import torch
+
+        requirements.append(f"torch=={torch.__version__.split('+')[0]}")
+    with store.active(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with mlflow.start_run(run_id=run.run_id):
+            logged = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=RecommenderModel(),
+                artifacts={
+                    "model": str(version), "popularity": str(popularity),
+                    "users": str(serving / "users"), "items": str(serving / "items"),
+                },
+                code_paths=[str(Path(recsys_spark.__file__).parent)],
+                pip_requirements=requirements,
+                signature=_SIGNATURE,
+                input_example=pd.DataFrame({"user_id": ["1"], "k": [DEFAULT_K]}),
+            )  # fmt: skip
+        _create_model(store)
+        tags = {"recsys.model": name, "recsys.version": version.name, "recsys.night": run_date}
+        made = mlflow.register_model(logged.model_uri, store.model_name, tags=tags)
+        # start_run on a run that is open elsewhere closes it; the caller goes on logging to it
+        store.client.update_run(run.run_id, status="RUNNING")
+    return _registered(made, tags)
+
+
+def find(store: Store, version: str) -> Registered | None:
+    """Return the registered version that was made from a warehouse version, or None."""
+    query = f"name = '{store.model_name}' and tags.`recsys.version` = '{version}'"
+    found = store.client.search_model_versions(query)
+    return _registered(found[0], found[0].tags) if found else None
+
+
+def resolve(store: Store, alias: str) -> Registered | None:
+    """Resolve an alias once; None where nothing bears it."""
+    try:
+        version = store.client.get_model_version_by_alias(store.model_name, alias)
+    except MlflowException:
+        return None
+    return _registered(version, version.tags)
+
+
+def set_alias(store: Store, alias: str, registered: Registered) -> None:
+    """Point an alias at a version."""
+    store.client.set_registered_model_alias(store.model_name, alias, registered.number)
+
+
+def fetch(store: Store, registered: Registered, folder: Path) -> Path:
+    """Return the saved model of a registered version, downloaded below `folder` once."""
+    target = folder / f"v{registered.number}-{registered.version}"
+    if not (target / "model.json").exists():
+        target.mkdir(parents=True, exist_ok=True)
+        with store.active():
+            uri = f"models:/{store.model_name}/{registered.number}"
+            mlflow.artifacts.download_artifacts(f"{uri}/artifacts/{registered.version}", dst_path=str(target / ".part"))
+        part = next((target / ".part").rglob("model.json")).parent
+        for file in sorted(part.iterdir(), key=lambda f: f.name == "model.json"):  # the card comes last
+            file.rename(target / file.name)
+    return target
+
+
+def _create_model(store: Store) -> None:
+    try:
+        store.client.get_registered_model(store.model_name)
+    except MlflowException:
+        store.client.create_registered_model(store.model_name)
+
+
+def _registered(version: ModelVersion, tags: dict[str, Any]) -> Registered:
+    return Registered(str(version.version), tags["recsys.model"], tags["recsys.version"], tags["recsys.night"])

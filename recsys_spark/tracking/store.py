@@ -1,0 +1,89 @@
+"""Where runs and models are kept: a SQLite file beside the warehouse, or any MLflow server."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import mlflow
+from mlflow.tracking import MlflowClient
+
+from recsys_spark.config import Config
+from recsys_spark.errors import RunError
+
+_CONNECT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Store:
+    """A reachable tracking server and registry, with this data set's experiment and model in it."""
+
+    uri: str
+    experiment_id: str
+    model_name: str
+    """Registered model; its versions are the models of this data set, whatever their kind."""
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Point MLflow's process-wide settings here for a while: some of its calls read nothing else."""
+        before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+        mlflow.set_tracking_uri(self.uri)
+        mlflow.set_registry_uri(self.uri)
+        try:
+            yield
+        finally:
+            mlflow.set_tracking_uri(before[0])
+            mlflow.set_registry_uri(before[1])
+
+
+def default_folder(root: str | Path) -> Path:
+    """Return the folder of the SQLite store and its artifacts: `mlflow`, beside the warehouses' folder."""
+    return Path(root).absolute().parent.parent / "mlflow"
+
+
+def open_store(config: Config) -> Store:
+    """Connect, and create the experiment where there is none.
+
+    Raises:
+        RunError: the tracking server does not answer.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    tracking = config.tracking
+    if tracking.uri is None:
+        folder = default_folder(config.root)
+        folder.mkdir(parents=True, exist_ok=True)
+        uri, artifacts = f"sqlite:///{folder / 'mlflow.db'}", tracking.artifacts or (folder / "artifacts").as_uri()
+    else:
+        uri, artifacts = tracking.uri, tracking.artifacts  # type: ignore[assignment]
+        _knock(uri)
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    try:
+        found = client.get_experiment_by_name(config.name)
+        location = f"{artifacts.rstrip('/')}/{config.name}" if artifacts else None
+        experiment = found.experiment_id if found else client.create_experiment(config.name, location)
+    except Exception as error:
+        raise RunError(
+            f"{uri}: the MLflow store cannot be used: {str(error).splitlines()[0]}; check tracking.uri"
+        ) from error
+    return Store(uri, experiment, f"recsys-{config.name}")
+
+
+def _knock(uri: str) -> None:
+    """Fail within seconds where a server is down; MLflow's own retries would take minutes."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https"):
+        return
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname or "", port), _CONNECT_SECONDS).close()
+    except OSError as error:
+        raise RunError(f"{uri}: no tracking server answers ({error}); start it, or set tracking.uri") from None
