@@ -13,7 +13,7 @@ help:  ## show this list
 setup:  ## make .venv ready: pinned packages, Horovod, a self-check (PYTHON=, HOROVOD_GPU_OPERATIONS=NCCL)
 	@scripts/setup.sh
 
-nightly: setup  ## the whole nightly run (CONF=, DATE=YYYY-MM-DD, ARGS="key.sub=value …", MASTER=, DRIVER_MEMORY=4g)
+nightly: setup  ## the whole nightly run (CONF=, DATE=YYYY-MM-DD, ARGS="key.sub=value …", MASTER=, DRIVER_MEMORY=)
 	@scripts/submit.sh nightly --config $(CONF) $(if $(DATE),--date $(DATE)) $(ARGS)
 
 generate-log: setup  ## write the embedded interaction log alone (CONF=, ARGS=)

@@ -24,12 +24,12 @@ class Section(BaseModel):
 
 
 class SparkConfig(Section):
-    """How the one Spark session is built. Under `spark-submit`, its flags win over these."""
+    """How the one Spark session is built. Flags of `spark-submit` win; `scripts/submit.sh` sets them from these."""
 
     master: str = "local[*]"
     """Spark master URL."""
     driver_memory: str = "4g"
-    """Heap of the driver; has no effect under `spark-submit`, which starts the JVM itself."""
+    """Heap of the driver's JVM."""
     shuffle_partitions: int = Field(8, ge=1)
     """Partitions after a shuffle; about twice the cores on one machine, more on a cluster."""
     conf: dict[str, str] = {}
@@ -261,7 +261,8 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}: is not valid YAML{where}: {getattr(error, 'problem', error)}") from None
+        problem = " ".join(str(getattr(error, "problem", error)).split())
+        raise ConfigError(f"{path}: is not valid YAML{where}: {problem}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: is not a mapping of keys to values")
     base = values.pop("extends", None)
@@ -307,7 +308,7 @@ def first_error(error: ValidationError) -> str:
     found = error.errors()[0]
     key = ".".join(str(part) for part in found["loc"])
     if found["type"] == "extra_forbidden":
-        return f"unknown key {key}; see the configuration reference in README.md"
+        return f"{key}: unknown key; see the configuration reference in README.md"
     if found["type"] == "missing":
         return f"{key} is missing"
     message = found["msg"].removeprefix("Value error, ")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
-from pyspark import SparkConf
+from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 from recsys_spark.config import SparkConfig
+from recsys_spark.errors import RunError
 
 _DEFAULTS = {
     # Every time in the tables is UTC; a session in local time would move events across days.
@@ -31,6 +33,8 @@ def get_session(config: SparkConfig, name: str) -> SparkSession:
     Settings given to `spark-submit` win, then `config`, then the house's defaults: a job started on a
     cluster needs no change to its YAML.
     """
+    if SparkContext._active_spark_context is None and "PYSPARK_GATEWAY_PORT" not in os.environ:
+        _require_java()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     # Loopback is right for local[*]; a cluster's driver has to be reachable from the executors.
@@ -51,3 +55,11 @@ def get_session(config: SparkConfig, name: str) -> SparkSession:
     spark = SparkSession.builder.config(conf=conf).getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
     return spark
+
+
+def _require_java() -> None:
+    """Say in one line what Spark would say in forty."""
+    home = os.environ.get("JAVA_HOME")
+    if shutil.which("java", path=f"{home}/bin" if home else None) is None:
+        where = f"in JAVA_HOME={home}" if home else "on PATH"
+        raise RunError(f"no Java {where}; run `make setup`, or install Java 17 and set JAVA_HOME")

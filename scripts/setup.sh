@@ -114,6 +114,13 @@ install_horovod() {
         "$py" -c 'import horovod.torch' && echo "$key" >"$venv/.horovod-key"
 }
 
+# With the CUDA build of torch, Horovod takes any nvcc on the machine, however incomplete its toolkit,
+# for a wish to build for GPUs. The wish is HOROVOD_GPU_OPERATIONS and nothing else.
+build_for_cpu_unless_asked() {
+    if [[ "$options" == *HOROVOD_GPU* ]]; then return; fi
+    grep -q '(CUDA_HOME is not None)' "$1" && sed -i.bak 's/(CUDA_HOME is not None)/False/' "$1"
+}
+
 build_horovod() {
     work="$(mktemp -d)"
     trap 'rm -rf "$work"' EXIT
@@ -128,8 +135,12 @@ build_horovod() {
         export HOROVOD_WITH_PYTORCH=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1
         # For cmake, which is in .venv.
         export PATH="$venv/bin:$PATH" CXX="$work/cxx17"
-        "$py" -m pip wheel --no-build-isolation --no-deps --no-cache-dir --no-binary horovod \
-            --wheel-dir "$work" "horovod==$horovod"
+        "$py" -m pip download --no-build-isolation --no-deps --no-cache-dir --no-binary horovod \
+            --dest "$work" "horovod==$horovod" &&
+            tar xzf "$work/horovod-$horovod.tar.gz" -C "$work" &&
+            build_for_cpu_unless_asked "$work/horovod-$horovod/cmake/Modules/FindPytorch.cmake" &&
+            "$py" -m pip wheel --no-build-isolation --no-deps --no-cache-dir \
+                --wheel-dir "$work" "$work/horovod-$horovod"
     ) &&
         # Renamed within one file system, so that no one ever finds half a wheel.
         cp "$work"/horovod-*.whl "$cache/.part.$$" &&

@@ -14,15 +14,15 @@ def k_core(pairs: DataFrame, k: int) -> DataFrame:
         k: least rows; 0 or 1 keeps everything.
 
     Returns:
-        The surviving rows, persisted. Possibly none: a log can be too thin for its k.
+        The surviving rows, checkpointed. Possibly none: a log can be too thin for its k.
     """
-    kept = pairs.persist()
+    # A checkpoint, not a cache: a round reads its input four times, so plans that keep their lineage grow
+    # fourfold by each round, and a dozen of them are more than a driver can hold.
+    kept = pairs.localCheckpoint()
     count = kept.count()
     while k > 1:
-        smaller = _drop_rare(_drop_rare(kept, "user_id", k), "item_id", k).persist()
-        left = smaller.count()
-        kept.unpersist()
-        kept = smaller
+        kept = _drop_rare(_drop_rare(kept, "user_id", k), "item_id", k).localCheckpoint()
+        left = kept.count()
         if left == count:
             break
         count = left

@@ -113,7 +113,8 @@ def summarise(users: DataFrame, catalogue: int, config: EvaluationConfig, seed: 
     for row in _totals(users, config.ks).collect():
         at = results[row.model][row.split]
         for k in config.ks:
-            at[f"coverage@{k}"] = _exact(coverage_at_k(row[f"items@{k}"], catalogue), row.n)
+            distinct = min(row[f"items@{k}"], catalogue)  # a champion of another night may know other items
+            at[f"coverage@{k}"] = _exact(coverage_at_k(distinct, catalogue), row.n)
         if row.rated:
             at["rmse"] = _exact(float(np.sqrt(row.squared_error / row.rated)), row.rated)
             at["mae"] = _exact(row.absolute_error / row.rated, row.rated)

@@ -51,7 +51,7 @@ def read_items(spark: SparkSession, config: ItemsConfig, path: Path) -> DataFram
     elif config.format == "parquet":
         rows = spark.read.parquet(str(path))
     else:
-        options = {"sep": config.delimiter, "header": config.header, "encoding": config.encoding}
+        options = {"sep": config.delimiter, "header": config.header, "encoding": config.encoding, "escape": '"'}
         rows = spark.read.csv(str(path), **options)
     columns = [_column(rows, config, name, path) for name in ITEMS.schema.names]
     return (

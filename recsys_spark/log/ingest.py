@@ -18,7 +18,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from recsys_spark.config import LogConfig
-from recsys_spark.errors import DataError
+from recsys_spark.errors import DataError, RunError
 from recsys_spark.log.raw import WHOLE, Batch, find_batches, read_batches
 from recsys_spark.schemas import EVENTS, QUARANTINE, Table
 from recsys_spark.warehouse import Version, Warehouse, fingerprint
@@ -60,13 +60,15 @@ def ingest(spark: SparkSession, warehouse: Warehouse, config: LogConfig, until: 
     if pending:
         _build(spark, warehouse, config, pending, names)
     events: dict[str, Version] = {}
-    for name in batches:
+    for name, batch in batches.items():
         for table in (QUARANTINE, EVENTS):
             slot = warehouse.slot(table.name, batch=name)
             version = slot.version(names[name])
             assert version is not None
+            if table is EVENTS:  # the quarantine of a bad batch is live by now: people need to look at it
+                _check_share(batch, config, version.manifest["counts"])
+                events[name] = version
             slot.flip(version)
-            events[name] = version  # of the two tables, events comes last
     counts = {k: sum(v.manifest["counts"][k] for v in events.values()) for k in _COUNTS}
     return IngestResult(events, len(pending), counts)
 
@@ -91,11 +93,9 @@ def _build(
     counts, last_days = _count(spark, aside, {b.name: rows_in.get(b.name, 0) for b in batches})
     for table in (QUARANTINE, EVENTS):
         for batch in batches:
-            if table is EVENTS:
-                _check_share(batch, config, counts[batch.name])
             entries = {"counts": counts[batch.name], "last_day": last_days.get(batch.name)}
             adopt = functools.partial(_adopt, spark, aside, table, batch, entries)
-            warehouse.slot(table.name, batch=batch.name).materialize(names[batch.name], adopt)
+            warehouse.slot(table.name, batch=batch.name).materialize(names[batch.name], adopt, flip=False)
     shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -104,14 +104,15 @@ def judge(rows: DataFrame, config: LogConfig) -> DataFrame:
     kind = F.col("event_type")
     if config.default_type is not None:
         kind = F.coalesce(kind, F.lit(config.default_type))
+    rating = F.col("rating").try_cast("float")  # reads "NaN" and "inf", too
     typed = rows.select(
         "batch", "raw", "malformed",
         *(F.nullif(F.trim(c), F.lit("")).alias(c) for c in ("user_id", "item_id", "session_id", "device", "country")),
-        F.coalesce("event_id", F.md5("raw")).alias("event_id"),
+        F.coalesce(F.nullif(F.trim("event_id"), F.lit("")), F.md5("raw")).alias("event_id"),
         kind.alias("event_type"),
         _timestamp(config.timestamps).alias("timestamp"),
-        F.col("rating").try_cast("float").alias("rating"),
-        (F.col("rating").isNotNull() & F.col("rating").try_cast("float").isNull()).alias("bad_rating"),
+        rating.alias("rating"),
+        (F.col("rating").isNotNull() & ~F.coalesce(F.abs(rating) < float("inf"), F.lit(False))).alias("bad_rating"),
         F.col("position").try_cast("int").alias("position"),
         F.col("split").alias("split"),
     )  # fmt: skip
@@ -134,8 +135,8 @@ def judge(rows: DataFrame, config: LogConfig) -> DataFrame:
 
 def _timestamp(kind: str) -> Column:
     text = F.col("timestamp")
-    if kind == "iso":
-        return text.try_cast("timestamp")
+    if kind == "iso":  # Spark alone would take 10:00 for a time of today, whenever that is
+        return F.when(text.rlike(r"^\s*\d{4}-\d{1,2}-\d"), text.try_cast("timestamp"))
     number = text.try_cast("double")
     seconds = number if kind == "seconds" else number / 1000
     # a double past year 9999 would overflow the cast, so it is as unreadable as a word
@@ -184,7 +185,9 @@ def _written(spark: SparkSession, table: Path) -> DataFrame | None:
 
 
 def _check_share(batch: Batch, config: LogConfig, counts: dict[str, int]) -> None:
-    share = counts["quarantined"] / max(counts["rows_in"], 1)
+    if not counts["rows_in"]:
+        raise DataError(f"{batch.path}: holds no row; remove the folder, or deliver the day again")
+    share = counts["quarantined"] / counts["rows_in"]
     if share > config.max_bad_share or not counts["events"]:
         worst = max(REASONS, key=lambda r: counts[r])
         raise DataError(
@@ -199,6 +202,8 @@ def _adopt(
     source = aside / table.name / f"batch={batch.name}"
     if source.is_dir():
         shutil.move(source, path / "data")
+    elif entries["counts"]["events" if table is EVENTS else "quarantined"]:
+        raise RunError(f"{source}: is gone; another run is ingesting into this warehouse, wait for it to end")
     else:  # no row of this kind in the batch: an empty table still has its schema
         table.conform(spark.createDataFrame([], table.schema)).coalesce(1).write.parquet(str(path / "data"))
     return {"table": table.name, "batch": batch.name, **entries}

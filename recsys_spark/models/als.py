@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from recsys_spark.config import Section
+from recsys_spark.errors import DataError
 from recsys_spark.models.base import NO_OPINION, Floats, UserBlock, read_card, write_card
 
 if TYPE_CHECKING:
@@ -110,11 +111,16 @@ def fit(interactions: DataFrame, config: Config, seed: int) -> AlsModel:
 
     The session needs a checkpoint folder, or MLlib ignores its checkpoint interval and the lineage of the
     factors grows with every iteration.
+
+    Raises:
+        DataError: explicit, and nothing is rated.
     """
     from pyspark.ml.recommendation import ALS  # here, because serving a model must not need Spark
 
     value = "weight" if config.implicit else "rating"
     rows = interactions.where(f"{value} is not null").select("user_id", "item_id", value)
+    if not config.implicit and rows.isEmpty():
+        raise DataError("models.als.implicit is false but no training interaction has a rating; set it to true")
     als = ALS(
         rank=config.rank, maxIter=config.iterations, regParam=config.regularization, alpha=config.alpha,
         implicitPrefs=config.implicit, userCol="user_id", itemCol="item_id", ratingCol=value, seed=seed,

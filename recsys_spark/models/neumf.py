@@ -6,11 +6,14 @@ user and once per item and added, instead of once per pair: the same numbers for
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recsys_spark.models.negatives import NegativeSampler
 from recsys_spark.models.torch_recommender import TorchConfig
 
 _PAIRS_AT_ONCE = 1 << 24  # activations of one chunk of the full-catalogue pass: 64 MB in float32
@@ -23,9 +26,15 @@ class Config(TorchConfig):
     """D: length of the embeddings, the same in both parts."""
     hidden: list[int] = Field([64, 32], min_length=1)
     """Widths of the perceptron's layers."""
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
     negatives: int = Field(4, ge=1)
     """Items drawn per positive, uniformly over the trained ones."""
+    avoid_positives: bool = True
+    """Redraw negatives that the user has had; costs 8 bytes of device memory per training row."""
+    loss: Literal["softmax", "bce"] = "softmax"
+    """Of a positive against its negatives: one softmax, or one sigmoid each as in the paper."""
+    batch_size: int = Field(512, ge=1)
+    learning_rate: float = Field(2e-3, gt=0)
 
 
 class Network(nn.Module):
@@ -38,7 +47,7 @@ class Network(nn.Module):
     def __init__(self, config: Config, n_users: int, n_items: int) -> None:
         super().__init__()
         D, (first, *rest) = config.dim, config.hidden
-        self.negatives = config.negatives
+        self.config = config
         self.user_gmf, self.item_gmf = nn.Embedding(n_users, D), nn.Embedding(n_items, D)
         self.user_mlp, self.item_mlp = nn.Embedding(n_users, D), nn.Embedding(n_items, D)
         self.user_in = nn.Linear(D, first)
@@ -50,13 +59,13 @@ class Network(nn.Module):
         self.tower = nn.Sequential(*layers)
         self.out_gmf = nn.Linear(D, 1, bias=False)
         self.out_mlp = nn.Linear(widths[-1], 1)
-        self.register_buffer("trained_items", torch.arange(1, n_items), persistent=False)
+        self.sampler = NegativeSampler(n_items)
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.01)
 
-    def prepare(self, item_counts: Tensor) -> None:
-        self.trained_items = item_counts.nonzero().squeeze(1)
+    def prepare(self, item_counts: Tensor, positives: Tensor | None = None) -> None:
+        self.sampler.prepare(item_counts, positives if self.config.avoid_positives else None)
 
     def forward(self, user: Tensor, item: Tensor) -> Tensor:
         """Logits of pairs: user and item broadcast against each other, and so does the result."""
@@ -66,11 +75,10 @@ class Network(nn.Module):
 
     def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         user, positive = batch["user_id"].long(), batch["item_id"].long()  # [B]
-        draw = torch.randint(
-            len(self.trained_items), (len(user), self.negatives), generator=generator, device=user.device
-        )
-        items = torch.cat([positive[:, None], self.trained_items[draw]], dim=1)  # [B, 1 + negatives]
-        logits = self(user[:, None], items)
+        negative = self.sampler(user, self.config.negatives, generator)
+        logits = self(user[:, None], torch.cat([positive[:, None], negative], dim=1))  # [B, 1 + negatives]
+        if self.config.loss == "softmax":
+            return F.cross_entropy(logits, torch.zeros_like(user))  # the positive is class 0
         target = torch.zeros_like(logits)
         target[:, 0] = 1
         return F.binary_cross_entropy_with_logits(logits, target)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from pydantic import Field
 
 from recsys_spark.config import Section
 from recsys_spark.models.base import NO_OPINION, Floats, UserBlock, read_card, write_card
@@ -19,7 +20,7 @@ class Config(Section):
 
     by: Literal["users", "weight"] = "users"
     """`users` counts who interacted with an item, `weight` sums the interactions' weights."""
-    damping: float = 10.0
+    damping: float = Field(10.0, ge=0)
     """Ratings at the global mean that are added to each item's own before its mean is taken."""
 
 
@@ -77,8 +78,9 @@ def fit(interactions: DataFrame, config: Config, seed: int) -> Popularity:
     if rated:
         mean = per_item["sum"].sum() / rated
         total = per_item["sum"].fillna(0).to_numpy() + config.damping * mean
+        of = per_item["n"].to_numpy() + config.damping
         ratings[:] = mean
-        ratings[item] = total / (per_item["n"].to_numpy() + config.damping)
+        ratings[item[of > 0]] = total[of > 0] / of[of > 0]
     return Popularity(counts, ratings)
 
 

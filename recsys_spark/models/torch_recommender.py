@@ -3,7 +3,8 @@
 A network is a `torch.nn.Module` built as `Network(config, n_users, n_items)` with
 
 - `columns`: the feed's columns that it trains on,
-- `prepare(item_counts)`: take how often each item occurs in training, [n_items],
+- `prepare(item_counts, positives)`: take how often each item occurs in training, [n_items], and all training
+  pairs as sorted user_id * n_items + item_id, [rows],
 - `loss(batch, generator) -> scalar`: its training loss, negatives drawn on the batch's device,
 - `score(user_id [B], history [B, L]) -> [B, n_items]`, and for a dot-product model also
   `user_vectors(user_id, history) -> [B, D]` and `item_vectors() -> [n_items, D]`,

@@ -23,9 +23,11 @@ class Config(TorchConfig):
     hidden: int = Field(128, ge=1)
     """Width of each tower's hidden layer."""
     dropout: float = Field(0.1, ge=0, lt=1)
-    temperature: float = Field(0.1, gt=0)
+    temperature: float = Field(0.2, gt=0)
     """Divides the cosine: smaller means sharper."""
-    batch_size: int = Field(1024, ge=2)
+    batch_size: int = Field(256, ge=2)
+    """Rows per step and rank; as many items are each other's negatives."""
+    learning_rate: float = Field(2e-3, gt=0)
 
 
 class Network(nn.Module):
@@ -47,7 +49,7 @@ class Network(nn.Module):
         for table in (self.user, self.item):
             nn.init.normal_(table.weight[1:], std=0.1)
 
-    def prepare(self, item_counts: Tensor) -> None:
+    def prepare(self, item_counts: Tensor, positives: Tensor | None = None) -> None:
         self.log_q = torch.log(item_counts.clamp(min=1) / item_counts.sum())
 
     def user_vectors(self, user: Tensor, history: Tensor) -> Tensor:

@@ -47,7 +47,11 @@ def nightly(context: Context) -> StageResult:
         inputs=done["ingest"].inputs,
         outputs=done["recommend"].outputs | {"champion": done["promote"].outputs["champion"]},
         counts=done["ingest"].counts | done["build_dataset"].counts,
-        metrics={"stages": seconds, "why": done["promote"].metrics["why"], "models": done["evaluate"].metrics},
+        metrics={
+            "why": done["promote"].metrics["why"],
+            METRIC: {model: splits["test"][METRIC]["mean"] for model, splits in done["evaluate"].metrics.items()},
+            "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        },
     )
 
 
@@ -57,19 +61,19 @@ def _say(text: str) -> None:
 
 def _show(context: Context, done: dict[str, StageResult], seconds: dict[str, float]) -> None:
     """Print what a person wants to know in the morning."""
-    console = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, soft_wrap=True)
     console.print(f"\n[bold]Night of {context.day}, {context.config.name}[/bold], {sum(seconds.values()):.0f} s")
     _show_counts(console, done["ingest"].counts, done["build_dataset"].counts)
-    console.print(_model_grid(from_json(done["evaluate"].metrics), context.config.evaluation.ks))
+    console.print(_model_grid(from_json(done["evaluate"].metrics), context.config.evaluation.ks), soft_wrap=False)
     champion = done["promote"].outputs["champion"]
     serving = (
         f"{champion['model']} (registry version {champion['number']})" if champion else "popularity, no champion yet"
     )
     console.print(f"champion         {serving}: {done['promote'].metrics['why']}")
-    console.print(f"recommendations  {done['recommend'].outputs['recommendations']}", soft_wrap=True)
+    console.print(f"recommendations  {done['recommend'].outputs['recommendations']}")
     users = done["recommend"].counts["users"]
     console.print(f"                 {users:,} users, {done['recommend'].metrics['coverage']:.0%} of the items appear")
-    console.print(_list_grid(context))
+    console.print(_list_grid(context), soft_wrap=False)
     where = "make ui" if context.config.tracking.uri is None else context.config.tracking.uri
     console.print(f"look at the runs: {where}, experiment {context.config.name!r}")
 
@@ -99,11 +103,11 @@ def _show_counts(console: Console, log: dict[str, int], data: dict[str, int]) ->
 def _model_grid(results: Results, ks: list[int]) -> Grid:
     """One row per model: NDCG@10 with its interval, then the other figures."""
     k = 10 if 10 in ks else ks[0]
-    columns = [f"recall@{k}", f"hit_rate@{k}", f"mrr@{k}", f"map@{k}", f"coverage@{k}"]
+    columns = {f"{m}@{k}": f"{m}@{k}" for m in ("recall", "mrr", "map", "coverage")} | {f"hit_rate@{k}": f"hit@{k}"}
     table = comparison(results)
-    columns += [c for c in ("rmse", "mae") if c in table]
+    columns |= {c: c for c in ("rmse", "mae") if c in table}
     grid = Grid(title="test, full catalogue", title_justify="left")
-    for name in ("model", f"{METRIC} [interval]", *columns):
+    for name in ("model", f"{METRIC} [interval]", *columns.values()):
         grid.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
     for row in table.to_dict("records"):
         interval = f"{row[METRIC]:.4f} [{row[f'{METRIC} low']:.4f}, {row[f'{METRIC} high']:.4f}]"

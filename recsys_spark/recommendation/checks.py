@@ -55,11 +55,13 @@ def check_lists(
     assert counts is not None
     unknown = lists.where("item_id is null or user_id is null").count()
     repeats = lists.join(seen, ["user_id", "item_id"], "left_semi").count()
+    finished = seen_by.where(F.col("seen") >= catalogue).join(lists, "user_id", "left_anti").count()
+    missing = users - finished - counts.users  # who has had everything has no list and needs none
     faults = {
-        f"{users - counts.users} users without a list": counts.users != users,
+        f"{unknown} rows with an unknown user or item": unknown,
+        f"{missing} users without a list": missing,
         f"{counts.short} lists shorter than k = {k} with items left": counts.short,
         f"{counts.repeated} lists with an item twice or a gap in the ranks": counts.repeated,
-        f"{unknown} rows with an unknown user or item": unknown,
         f"{repeats} items that their user has had": repeats,
     }
     for fault, found in faults.items():

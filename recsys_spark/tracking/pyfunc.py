@@ -37,13 +37,10 @@ class RecommenderModel(PythonModel):
         from recsys_spark.recommendation.select import recommend_block
 
         asked = pd.DataFrame(model_input)
-        ks = (
-            asked["k"].fillna(DEFAULT_K).astype(int).clip(lower=0)
-            if "k" in asked
-            else pd.Series(DEFAULT_K, asked.index)
-        )
+        ks = asked["k"].fillna(DEFAULT_K).astype(int) if "k" in asked else pd.Series(DEFAULT_K, asked.index, dtype=int)
+        ks = ks.clip(0, len(self.raw_items))  # a request for a billion items must not take the server down
         block = self._block(asked["user_id"].astype(str))
-        most = max(int(ks.max()), 1)
+        most = max([1, *ks])
         items, scores = recommend_block(self.model, block, most)
         cold = ~(items > 0).any(axis=1)
         if cold.any():

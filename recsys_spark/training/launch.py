@@ -25,7 +25,14 @@ from recsys_spark.warehouse import MANIFEST, Version, Warehouse, fingerprint
 
 OnEpoch = Callable[[Epoch], None]
 
-_CODE = ("training", "feed", "models/base.py", "models/torch_recommender.py", "recommendation/select.py")
+_CODE = (
+    "training",
+    "feed",
+    "models/base.py",
+    "models/negatives.py",
+    "models/torch_recommender.py",
+    "recommendation/select.py",
+)
 _START_TIMEOUT = 120  # seconds for Spark to give all ranks a slot at once
 _POLL_SECONDS = 0.5
 

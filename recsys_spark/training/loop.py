@@ -11,6 +11,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import horovod.torch as hvd
@@ -62,6 +63,7 @@ class _Run:
             job.feed, module.Network.columns, self.config.batch_size, hvd.rank(), hvd.size(), job.seed, job.feed_workers
         )
         self.model, network = new_recommender(job, module, self.feed.manifest["history_length"])
+        network.prepare(*_training_pairs(job.feed, self.model.n_items))
         self.network: Any = network.to(device)
         optimizer = torch.optim.Adam(
             network.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
@@ -148,7 +150,15 @@ def _allreduce_sum(values: Tensor) -> Tensor:
     return hvd.allreduce(values, op=hvd.Sum, name="epoch sums")
 
 
-def new_recommender(job: TrainingJob, module: Any, length: int) -> tuple[TorchRecommender, torch.nn.Module]:
+def _training_pairs(feed: Path, n_items: int) -> tuple[Tensor, Tensor]:
+    """Read how often each item occurs [n_items], and every pair as a sorted key [rows]."""
+    rows = pq.read_table(feed / "data", columns=["user_id", "item_id"])
+    user, item = (rows[c].to_numpy().astype(np.int64) for c in ("user_id", "item_id"))
+    keys = np.sort(user * n_items + item)
+    return torch.from_numpy(np.bincount(item, minlength=n_items)), torch.from_numpy(keys)
+
+
+def new_recommender(job: TrainingJob, module: Any, length: int) -> tuple[TorchRecommender, Any]:
     """Build an untrained network and the recommender around it, knowing what the feed will train."""
     counts = {}
     for name in ("users", "items"):
@@ -158,6 +168,5 @@ def new_recommender(job: TrainingJob, module: Any, length: int) -> tuple[TorchRe
         counts[name][table[key]] = table[n]
     config = module.Config.model_validate(job.config)
     network = module.Network(config, len(counts["users"]), len(counts["items"]))
-    network.prepare(torch.from_numpy(counts["items"]))
     model = TorchRecommender(job.model, network, config, counts["users"] > 0, counts["items"] > 0, length)
     return model, network

@@ -1,0 +1,201 @@
+"""evaluate() on a handful of users against metrics written out in plain Python."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from recsys_spark.config import EvaluationConfig
+from recsys_spark.evaluation.bootstrap import bootstrap_sums, paired_difference
+from recsys_spark.evaluation.evaluate import Candidate, compare, evaluate, from_json, summarise, to_json
+from recsys_spark.models.als import AlsModel
+from recsys_spark.models.als import Config as AlsConfig
+from recsys_spark.models.base import UserBlock
+from recsys_spark.models.popularity import Popularity
+from recsys_spark.schemas import HISTORIES
+
+N_ITEMS, CATALOGUE, SEED = 13, 12, 3
+CONFIG = EvaluationConfig(ks=[2, 5], confidence=0.9, replicates=200)
+NEWER = N_ITEMS + 5  # an item that no model has seen
+NAN = float("nan")
+
+
+def make_rows():
+    """(known, user, items, ratings, held_out, held_out_ratings); some users have no history or no truth."""
+    rng = np.random.default_rng(8)
+    rows = []
+    for known in ("train", "valid", "test"):
+        for u in range(1, 31):
+            items = rng.permutation(np.arange(1, N_ITEMS)).tolist()
+            n = int(rng.integers(1, 6))
+            history, held = items[:n], sorted(items[n : n + int(rng.integers(1, 4))])
+            if u % 7 == 0:
+                history = []
+            if u % 5 == 0 or known == "test":
+                held = []
+            if u % 6 == 0 and held:
+                held.append(NEWER)
+            rate = rng.integers(1, 6, 20).astype(float)
+            rate[rng.random(20) < 0.3] = NAN
+            rows.append((known, u, history, rate[: len(history)].tolist(), held, rate[10 : 10 + len(held)].tolist()))
+    return rows
+
+
+def make_models():
+    rng = np.random.default_rng(9)
+    factors = rng.normal(size=(N_ITEMS, 3)).astype(np.float32)
+    known = (np.arange(N_ITEMS) > 0) & (np.arange(N_ITEMS) != 4)
+    counts = rng.permutation(N_ITEMS).astype(np.float32)
+    counts[0] = 0
+    return {
+        "popularity": Popularity(counts, rng.uniform(1, 5, N_ITEMS).astype(np.float32)),
+        "als": AlsModel(factors * known[:, None], known, AlsConfig(rank=3, implicit=False, regularization=0.1)),
+    }
+
+
+@pytest.fixture(scope="module")
+def measured(spark, tmp_path_factory):
+    """(results, the user_metrics rows) of both models."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    candidates = []
+    for name, model in make_models().items():
+        (folder / name).mkdir()
+        model.save(folder / name)
+        candidates.append(Candidate(name, "v1", folder / name))
+    rows = [(k, u, i, [1.0] * len(i), r, h, hr, None) for k, u, i, r, h, hr in make_rows()]
+    frame = spark.createDataFrame(rows, HISTORIES.schema).repartition(3)
+    frame.write.partitionBy("known").parquet(str(folder / "histories"))
+    out = folder / "out"
+    results = evaluate(spark, candidates, folder / "histories", CATALOGUE, out, CONFIG, 4, SEED)
+    return results, spark.read.parquet(str(out / "data")).cache()
+
+
+def plain_list(model, items, ratings, k):
+    scores = model.score(UserBlock.of([1], [items], None, [ratings]))[0].tolist()
+    ranked = sorted((-s, i) for i, s in enumerate(scores) if i and i not in items and s > -math.inf)
+    return [i for _, i in ranked[:k]]
+
+
+def plain_metrics(ranked, truth, k):
+    hits = [i in truth for i in ranked[:k]]
+    dcg = sum(hit / math.log2(r + 2) for r, hit in enumerate(hits))
+    ideal = sum(1 / math.log2(r + 2) for r in range(min(k, len(truth))))
+    return {
+        f"recall@{k}": sum(hits) / len(truth),
+        f"precision@{k}": sum(hits) / k,
+        f"ndcg@{k}": dcg / ideal,
+        f"mrr@{k}": max((hit / (r + 1) for r, hit in enumerate(hits)), default=0.0),
+        f"hit_rate@{k}": float(any(hits)),
+        f"map@{k}": sum(hit * sum(hits[: r + 1]) / (r + 1) for r, hit in enumerate(hits)) / min(k, len(truth)),
+    }
+
+
+def plain(name, split):
+    """User -> (list, metrics, rating errors), of who has both a history and a truth."""
+    model, known = make_models()[name], {"valid": "train", "test": "valid"}[split]
+    found = {}
+    for at, u, items, ratings, held, held_ratings in make_rows():
+        if at != known or not items or not held:
+            continue
+        ranked = plain_list(model, items, ratings, max(CONFIG.ks))
+        predicted = model.rate(UserBlock.of([1], [items], None, [ratings]))[0]
+        errors = [predicted[i] - r for i, r in zip(held, held_ratings, strict=True) if i < N_ITEMS and r == r]
+        metrics = {}
+        for k in CONFIG.ks:
+            metrics |= plain_metrics(ranked, held, k)
+        found[u] = ranked, metrics, [e for e in errors if math.isfinite(e)]
+    return found
+
+
+EVERY = pytest.mark.parametrize(("name", "split"), [(n, s) for n in ("popularity", "als") for s in ("valid", "test")])
+
+
+@EVERY
+def test_per_user_rows_equal_plain_python(measured, name, split):
+    rows = {r.user_id: r for r in measured[1].where(f"model = '{name}' and split = '{split}'").collect()}
+    expected = plain(name, split)
+    assert rows.keys() == expected.keys()  # users without history or truth are left out
+    assert not {7, 14, 21, 28, 5, 10} & rows.keys()
+    for u, (ranked, metrics, errors) in expected.items():
+        assert rows[u]["items"] == ranked
+        assert rows[u].metrics == pytest.approx(metrics)
+        assert rows[u].rated == len(errors)
+        assert rows[u].squared_error == pytest.approx(sum(e * e for e in errors), rel=1e-5)
+
+
+@EVERY
+def test_means_coverage_and_rating_errors(measured, name, split):
+    got, expected = measured[0][name][split], plain(name, split)
+    for metric in next(iter(expected.values()))[1]:
+        assert got[metric].mean == pytest.approx(np.mean([m[metric] for _, m, _ in expected.values()]))
+        assert got[metric].n == len(expected)
+    for k in CONFIG.ks:
+        distinct = {i for ranked, _, _ in expected.values() for i in ranked[:k]}
+        assert got[f"coverage@{k}"].mean == pytest.approx(len(distinct) / CATALOGUE)
+    errors = np.array([e for _, _, es in expected.values() for e in es])
+    assert len(errors) > 5
+    assert got["rmse"].mean == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-5)
+    assert got["mae"].mean == pytest.approx(np.mean(np.abs(errors)), rel=1e-5)
+    assert got["rmse"].n == len(errors)
+
+
+@EVERY
+def test_intervals_are_the_numpy_bootstrap(measured, name, split):
+    expected = plain(name, split)
+    for metric in ("ndcg@5", "recall@2"):
+        values = [m[metric] for _, m, _ in expected.values()]
+        interval = bootstrap_sums(values, list(expected), CONFIG.replicates, SEED).interval(CONFIG.confidence)
+        got = measured[0][name][split][metric]
+        assert (got.low, got.high) == pytest.approx((interval.low, interval.high))
+        assert got.low < got.mean < got.high
+
+
+def flat(results):
+    """Figures in one mapping; NaN as None so that equality works."""
+    return {
+        (model, split, metric, end): None if value != value else pytest.approx(value)
+        for model, splits in to_json(results).items() for split, metrics in splits.items()
+        for metric, interval in metrics.items() for end, value in interval.items()
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("partitions", [1, 5])
+def test_summary_does_not_depend_on_partitions(measured, partitions):
+    results, users = measured
+    again = summarise(users.repartition(partitions), CATALOGUE, CONFIG, SEED)
+    assert flat(again) == flat(results)
+
+
+def test_compare_is_the_paired_difference(measured):
+    results, users = measured
+    a, b = plain("als", "test"), plain("popularity", "test")
+    values = [[m["ndcg@5"] for _, m, _ in x.values()] for x in (a, b)]
+    expected = paired_difference(*values, list(a), CONFIG.replicates, SEED, CONFIG.confidence)
+    got = compare(users, "als", "popularity", "ndcg@5", CONFIG, SEED)
+    assert (got.mean, got.low, got.high) == pytest.approx((expected.mean, expected.low, expected.high))
+    assert got.n == len(a)
+    assert got.mean == pytest.approx(
+        results["als"]["test"]["ndcg@5"].mean - results["popularity"]["test"]["ndcg@5"].mean
+    )
+
+
+def test_compare_takes_users_that_both_have(measured):
+    users = measured[1]
+    some = users.where("model = 'als' or user_id > 15")
+    both = [u for u in plain("als", "test") if u > 15]
+    got = compare(some, "als", "popularity", "ndcg@5", CONFIG, SEED)
+    assert got.n == len(both)
+    nobody = compare(users, "als", "nobody", "ndcg@5", CONFIG, SEED)
+    assert nobody.n == 0
+    assert math.isnan(nobody.mean)
+
+
+def test_a_champion_may_know_items_that_the_night_does_not(measured):
+    results = summarise(measured[1], 3, CONFIG, SEED)
+    assert results["als"]["test"]["coverage@5"].mean == 1.0
+
+
+def test_results_survive_json(measured):
+    assert flat(from_json(to_json(measured[0]))) == flat(measured[0])

@@ -1,0 +1,121 @@
+"""The whole night in this process: contract, idempotence, tracking, and what a second night does."""
+
+import json
+
+import pytest
+from mlflow.tracking import MlflowClient
+from night import STAGES, published, write_config
+
+from recsys_spark.pipeline import job
+from recsys_spark.pipeline.nightly import nightly
+from recsys_spark.pipeline.stages import STAGES as PIPELINE
+
+pytestmark = pytest.mark.usefixtures("spark")
+
+
+def run(config, *arguments):
+    return job.run("nightly", lambda context, _: nightly(context), "", ["--config", str(config), *arguments])
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory):
+    """One night, run through; the folder, and its output."""
+    root = tmp_path_factory.mktemp("night")
+    config = write_config(root)
+    import contextlib
+    import io
+
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert run(config) == 0
+    return root, config, out.getvalue()
+
+
+def client(root):
+    return MlflowClient(f"sqlite:///{root}/mlflow/mlflow.db", f"sqlite:///{root}/mlflow/mlflow.db")
+
+
+def test_stages_are_the_documented_ones():
+    assert tuple(PIPELINE) == STAGES
+
+
+def test_last_line_is_the_contract(night):
+    _, _, out = night
+    line = json.loads(out.strip().splitlines()[-1])
+    assert set(line) == {"stage", "run_date", "inputs", "outputs", "counts", "metrics", "seconds"}
+    assert (line["stage"], line["run_date"]) == ("nightly", "2026-01-05")
+    counts = line["counts"]
+    assert counts["rows_in"] == counts["events"] + counts["duplicates"] + counts["quarantined"]
+    assert counts["quarantined"] > 0
+    assert set(line["metrics"]["ndcg@10"]) == {"popularity", "als", "neumf"}
+
+
+def test_table_for_people_names_what_they_ask_for(night):
+    _, _, out = night
+    for wanted in ("rows in", "quarantined", "champion", "recommendations", "five users", "make ui", "als", "neumf"):
+        assert wanted in out, wanted
+
+
+def test_published_lists_are_whole(night):
+    root, _, _ = night
+    by_user = {}
+    for user, rank, item, *_ in published(root):
+        by_user.setdefault(user, []).append((rank, item))
+    assert len(by_user) > 50
+    for ranks in by_user.values():
+        assert [r for r, _ in sorted(ranks)] == [1, 2, 3, 4, 5]
+        assert len({i for _, i in ranks}) == 5
+
+
+def test_runs_and_registry(night):
+    root, _, _ = night
+    mlflow = client(root)
+    experiment = mlflow.get_experiment_by_name("tiny")
+    runs = mlflow.search_runs([experiment.experiment_id])
+    by_name = {r.data.tags["mlflow.runName"]: r for r in runs}
+    parent = by_name["nightly 2026-01-05"]
+    children = {n: r for n, r in by_name.items() if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
+    assert set(children) == {"train popularity", "train als", "train neumf", "evaluate", "promote", "recommend"}
+    assert {r.info.status for r in runs} == {"FINISHED"}
+
+    neumf = children["train neumf"]
+    assert len(mlflow.get_metric_history(neumf.info.run_id, "valid_ndcg_at_10")) == 2
+    for metric in ("samples_per_second", "feed_wait_share", "rss_mb", "test_ndcg_at_10"):
+        assert metric in neumf.data.metrics
+    assert neumf.data.params["dim"] == "8"
+    assert neumf.data.tags["recsys.dataset"].startswith("2026-01-05-")
+    assert "mlflow.source.git.commit" in neumf.data.tags
+    assert [f.path for f in mlflow.list_artifacts(neumf.info.run_id, "feed")] == ["feed/_manifest.json"]
+    assert {f.path.split("/")[-1] for f in mlflow.list_artifacts(parent.info.run_id, "comparison")} == {
+        "comparison.csv", "comparison.json", "comparison.png",
+    }  # fmt: skip
+
+    versions = mlflow.search_model_versions("name = 'recsys-tiny'")
+    assert {v.tags["recsys.model"] for v in versions} == {"popularity", "als", "neumf"}
+
+
+def test_second_run_publishes_the_identical_table(night):
+    root, config, _ = night
+    before, pointer = published(root), (root / "warehouse/tiny/recommendations/_current").read_text()
+    versions = len(client(root).search_model_versions("name = 'recsys-tiny'"))
+    assert run(config) == 0
+    assert published(root) == before
+    assert (root / "warehouse/tiny/recommendations/_current").read_text() == pointer
+    assert len(client(root).search_model_versions("name = 'recsys-tiny'")) == versions
+
+
+def test_an_earlier_day_leaves_the_later_one_published(night):
+    root, config, _ = night
+    before = published(root)
+    champion = client(root).get_registered_model("recsys-tiny").aliases.get("champion")
+    assert run(config, "--date", "2026-01-04") == 0
+    assert published(root) == before
+    assert client(root).get_registered_model("recsys-tiny").aliases.get("champion") == champion
+
+
+def test_made_again_from_nothing_it_is_the_same_table(night, tmp_path):
+    """Not by finding versions standing: another warehouse, the same log and seed."""
+    root, _, _ = night
+    config = write_config(tmp_path)
+    assert run(config, "publish.block_users=7") == 0
+    assert published(tmp_path) == published(root)
