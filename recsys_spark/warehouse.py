@@ -102,7 +102,7 @@ class Slot:
         Returns:
             The version, and whether it was built now.
         """
-        with self._locked():
+        with exclusive(self.path):
             standing = self.version(name)
             if standing is None:
                 for leftover in self.path.glob(".tmp-*"):  # of a run that was killed: the lock is ours
@@ -130,16 +130,17 @@ class Slot:
             shutil.rmtree(version.path)
         return [v.name for v in gone]
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Keep a second run out of this slot; the lock dies with the process, however that dies."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / ".lock", "w", encoding="utf-8") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(f"{self.path}: another run is writing it; wait for that run to end") from None
-            yield
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Keep a second run out of a folder; the lock dies with the process, however that dies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{folder}: another run is writing it; wait for that run to end") from None
+        yield
 
 
 @dataclass(frozen=True)

@@ -224,3 +224,10 @@ def test_of_several_paths_the_first_that_exists_is_taken(tmp_path):
     assert log.resolve() == tmp_path / "here"
     log = Config.model_validate(with_log(path=[str(tmp_path / "gone"), str(tmp_path / "lost")])).log
     assert log.resolve() == tmp_path / "gone"
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    path = tmp_path / "twice.yaml"
+    path.write_text("name: a\nroot: b\nname: c\n")
+    with pytest.raises(ConfigError, match=r"twice\.yaml: is not valid YAML in line 1: the key 'name' stands twice"):
+        load_config(path)

@@ -126,7 +126,7 @@ def test_every_reason_every_duplicate_and_every_event_of_a_literal_day(spark, tm
     }  # fmt: skip
     assert result.built == 1 and result.events[DAY].manifest["last_day"] == DAY
     assert list(result.events) == [DAY] and result.events[DAY] == warehouse.slot("events", batch=DAY).current()
-    assert not (warehouse.root / ".ingest").exists()
+    assert not (warehouse.root / ".ingest" / "aside").exists()
 
     before = {p: p.stat().st_mtime_ns for p in warehouse.root.rglob("*") if p.suffix == ".parquet"}
     again = ingest(spark, warehouse, config_of(log), dt.date.fromisoformat(DAY))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gzip
 from pathlib import Path
 
 import pyarrow as pa
@@ -73,18 +74,33 @@ def test_latin_1_under_any_of_its_names(spark, tmp_path):
         config = config_of(tmp_path / "log.tsv", format="csv", delimiter="\t", encoding=encoding, default_type="view",
                            timestamps="milliseconds")  # fmt: skip
         assert rows_of(spark, config) == [("José", "café", "view", "2026-01-01 00:00:00", None, None)]
+    # a header's letters are no exception, and neither is a compressed file
+    text = "user_id\titem_id\ttimestamp\tprénom\nJosé\tcafé\t1767225600000\tJosé\n".encode("latin-1")
+    (tmp_path / "log.tsv").write_bytes(text)
+    (tmp_path / "zip.tsv.gz").write_bytes(gzip.compress(text))
+    for path in (tmp_path / "log.tsv", tmp_path / "zip.tsv.gz"):
+        config = config.model_copy(update={"path": str(path)})
+        assert rows_of(spark, config) == [("José", "café", "view", "2026-01-01 00:00:00", None, None)]
     with pytest.raises(ConfigError, match=r"log\.encoding 'klingon'"):
         rows_of(spark, config.model_copy(update={"encoding": "klingon"}))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_header(spark, tmp_path):
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\r\nü,i,2026-01-01\r\n", encoding="utf-8-sig")
+    config = config_of(tmp_path / "log.csv", format="csv", default_type="view")
+    assert rows_of(spark, config) == [("ü", "i", "view", "2026-01-01 00:00:00", None, None)]
 
 
 def test_json_lines_under_other_names(spark, tmp_path):
     (tmp_path / "a.jsonl").write_text(
         '{"who":"u1","movie.id":1,"ts":1767225600,"stars":4}\n{"who":"u2","movie.id":2,"ts":"1e300"}\n\n[]\nnull\n'
+        '{"who":"u3","movie.id":3,"ts":1},{"who":"u4","movie.id":4,"ts":1}\n'
     )
     columns = {"user_id": "who", "item_id": "movie.id", "timestamp": "ts", "rating": "stars"}
     config = config_of(tmp_path, columns=columns, timestamps="seconds", default_type="view")
     assert rows_of(spark, config) == sorted(
         [("u1", "1", "view", "2026-01-01 00:00:00", 4.0, None), ("u2", "2", "view", None, None, "bad_timestamp")]
+        + [("u3", "3", "view", "1970-01-01 00:00:01", None, "malformed")]
         + [(None, None, "view", None, None, "malformed")] * 3,
         key=str,
     )
@@ -153,6 +169,11 @@ def no_day_of_the_calendar(log: Path) -> LogConfig:
     return config_of(log)
 
 
+def day_in_another_form(log: Path) -> LogConfig:
+    write(log / "date=20260102" / "a.jsonl", GOOD_LINE)
+    return config_of(log)
+
+
 def empty_day(log: Path) -> LogConfig:
     write(log / "date=2026-01-01" / "a.jsonl", GOOD_LINE)
     write(log / "date=2026-01-02" / "a.jsonl", "")
@@ -190,6 +211,7 @@ def unknown_column(log: Path) -> LogConfig:
         (empty, DataError, "empty"),
         (no_such_day, DataError, "no day 2026-01-02; it holds 2026-01-01 to 2026-01-03"),
         (no_day_of_the_calendar, DataError, "date=2024-02-30: is not a day"),
+        (day_in_another_form, DataError, "date=20260102: is not a day"),
         (empty_day, DataError, "date=2026-01-02: holds no row"),
         (json_without_time, DataError, "a.jsonl: no column 'timestamp'"),
         (csv_without_column, DataError, "a.csv: no column 'stars'"),

@@ -195,7 +195,6 @@ def test_two_ranks_see_every_row_once_in_as_many_steps(even):
     assert any(b != a + 1 for a, b in itertools.pairwise(in_order) if a % 8), "rows are shuffled, too"
 
 
-@pytest.mark.xfail(strict=True, reason="Petastorm 0.12.1 shuffles the row groups' numbers and deals them by number")
 def test_row_groups_are_dealt_to_the_ranks_anew_every_epoch(even):
     assert len({frozenset(users(read(even, epoch, 0, 2))) for epoch in range(8)}) > 1
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from recsys_spark.errors import ConfigError
@@ -47,7 +49,7 @@ class Feed:
         if missing:
             raise ConfigError(f"{self.path}: the feed has no column {sorted(missing)[0]!r}; a model asks for it")
 
-    @property
+    @cached_property
     def manifest(self) -> dict[str, Any]:
         return json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
 
@@ -64,7 +66,7 @@ class Feed:
             from petastorm.pytorch import BatchedDataLoader
 
             reader = make_batch_reader(
-                _urls(self.path, self.manifest["files"]),
+                self._files(epoch),
                 schema_fields=list(self.columns),
                 reader_pool_type="thread",
                 workers_count=self.workers,
@@ -72,8 +74,6 @@ class Feed:
                 shuffle_row_groups=True,
                 shuffle_rows=True,
                 num_epochs=None,  # the step count ends the epoch: ranks with fewer rows read some twice
-                cur_shard=self.rank,
-                shard_count=self.size,
                 seed=self.seed * _SEED_STEP % 2**31 + epoch + 1,
             )
             with reader:
@@ -83,6 +83,16 @@ class Feed:
                     if set(batch) != set(self.columns):
                         raise AssertionError(f"Petastorm delivered {sorted(batch)}, not {sorted(self.columns)}")
                     yield batch
+
+    def _files(self, epoch: int) -> list[str]:
+        """Return the URLs of this rank's files in an epoch, one row group each.
+
+        Dealt here, because Petastorm gives a shard the same row groups in every epoch.
+        """
+        files = sorted(f["file"] for f in self.manifest["files"])
+        dealt = np.random.default_rng([self.seed, epoch]).permutation(files)[self.rank :: self.size]
+        # Petastorm takes the path behind the scheme as it stands: a quoted one, with %3D for =, is not found
+        return [f"file://{self.path / 'data' / file}" for file in sorted(dealt)]
 
 
 def check_row_groups(manifest: dict[str, Any], ranks: int) -> None:
@@ -94,7 +104,3 @@ def check_row_groups(manifest: dict[str, Any], ranks: int) -> None:
             f"set dataset.feed_files to {ranks} or more, or train.ranks to {groups} or less"
         )
 
-
-def _urls(path: Path, files: Sequence[dict[str, Any]]) -> list[str]:
-    # Petastorm takes the path behind the scheme as it stands: a quoted one, with %3D for =, is not found
-    return [f"file://{path / 'data' / f['file']}" for f in sorted(files, key=lambda f: f["file"])]

@@ -53,13 +53,11 @@ def read_items(spark: SparkSession, config: ItemsConfig, path: Path) -> DataFram
     else:
         options = {"sep": config.delimiter, "header": config.header, "encoding": config.encoding, "escape": '"'}
         rows = spark.read.csv(str(path), **options)
-    columns = [_column(rows, config, name, path) for name in ITEMS.schema.names]
-    return (
-        rows.select(columns)
-        .where("item_id is not null")
-        .groupBy("item_id")
-        .agg(*(F.min(c).alias(c) for c in ITEMS.schema.names if c != "item_id"))
-    )
+    columns = {name: _column(rows, config, name, path) for name in ITEMS.schema.names}
+    columns["item_id"] = F.trim(columns["item_id"].cast("string")).alias("item_id")  # as ingest trims the events'
+    rest = [name for name in columns if name != "item_id"]
+    items = rows.select(*columns.values()).where("item_id != ''").groupBy("item_id")
+    return items.agg(F.min(F.struct(*rest)).alias("first")).select("item_id", "first.*")
 
 
 def _column(rows: DataFrame, config: ItemsConfig, name: str, path: Path) -> Column:

@@ -21,7 +21,7 @@ from recsys_spark.config import LogConfig
 from recsys_spark.errors import DataError, RunError
 from recsys_spark.log.raw import WHOLE, Batch, find_batches, read_batches
 from recsys_spark.schemas import EVENTS, QUARANTINE, Table
-from recsys_spark.warehouse import Version, Warehouse, fingerprint
+from recsys_spark.warehouse import Version, Warehouse, exclusive, fingerprint
 
 REASONS = {
     "malformed": "not a whole line of the log's format",
@@ -58,7 +58,8 @@ def ingest(spark: SparkSession, warehouse: Warehouse, config: LogConfig, until: 
     names = {n: f"{n}-{fingerprint(_CODE, settings, b.state())}" for n, b in batches.items()}
     pending = [b for n, b in batches.items() if warehouse.slot("events", batch=n).version(names[n]) is None]
     if pending:
-        _build(spark, warehouse, config, pending, names)
+        with exclusive(warehouse.root.absolute() / ".ingest"):
+            _build(spark, warehouse, config, pending, names)
     events: dict[str, Version] = {}
     for name, batch in batches.items():
         for table in (QUARANTINE, EVENTS):
@@ -80,7 +81,7 @@ def _build(
     spark: SparkSession, warehouse: Warehouse, config: LogConfig, batches: list[Batch], names: dict[str, str]
 ) -> None:
     """Write all pending batches in two passes over the raw log, then hand each to its slot."""
-    aside = warehouse.root.absolute() / ".ingest"
+    aside = warehouse.root.absolute() / ".ingest" / "aside"
     shutil.rmtree(aside, ignore_errors=True)
     rows = read_batches(spark, config, batches)
     judged = judge(rows, config)

@@ -69,7 +69,7 @@ def model_run(context: Context, name: str, dataset: Dataset) -> Iterator[Tracked
 
 def epoch_logger(run: TrackedRun) -> Callable[[Epoch], None]:
     """Return what logs an epoch's figures while training goes on."""
-    return lambda done: run.metrics({k: v for k, v in vars(done).items() if k != "epoch"}, step=done.epoch)
+    return lambda done: run.metrics({f"epoch/{k}": v for k, v in vars(done).items() if k != "epoch"}, step=done.epoch)
 
 
 def epochs_of(version: Version) -> list[Epoch]:

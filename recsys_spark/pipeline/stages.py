@@ -90,9 +90,12 @@ def train_deep(context: Context) -> StageResult:
         if not under_horovodrun():
             _ = context.spark
         with night.model_run(context, name, dataset) as run:
-            trained = fit_deep(context.warehouse, context.config, dataset, name, night.epoch_logger(run))
+            log_epoch = night.epoch_logger(run)
+            trained = fit_deep(context.warehouse, context.config, dataset, name, log_epoch)
             assert trained is not None
             version, made = trained
+            for epoch in [] if made else night.epochs_of(version):
+                log_epoch(epoch)
             night.finish_model(context, run, name, version, dataset)
         result.outputs[name] = version.name
         epochs = night.epochs_of(version)

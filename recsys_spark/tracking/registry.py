@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +66,8 @@ def register(run: TrackedRun, name: str, version: Path, serving: Path, popularit
         import torch
 
         requirements.append(f"torch=={torch.__version__.split('+')[0]}")
-    with store.active(), warnings.catch_warnings():
+    # both talk to the terminal about what is meant to be so; what fails raises
+    with store.active(), warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         with mlflow.start_run(run_id=run.run_id):
             logged = mlflow.pyfunc.log_model(
