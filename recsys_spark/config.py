@@ -163,9 +163,16 @@ class EvaluationConfig(Section):
     """What is measured, and how sure we want to be."""
 
     ks: list[int] = [10, 20]
+    """Cut-offs of every metric; 10 has to be among them, because NDCG@10 decides about promotion."""
     confidence: float = Field(0.95, gt=0, lt=1)
     replicates: int = Field(1_000, ge=100)
     """Bootstrap replicates of every interval."""
+
+    @model_validator(mode="after")
+    def _has_ten(self) -> EvaluationConfig:
+        if 10 not in self.ks or min(self.ks) < 1:
+            raise ValueError("evaluation.ks needs 10, and nothing below 1: NDCG@10 decides about promotion")
+        return self
 
 
 class PromotionConfig(Section):
@@ -193,7 +200,7 @@ class TrackingConfig(Section):
     """Where MLflow keeps runs and models."""
 
     uri: str | None = None
-    """Tracking and registry URI; null = SQLite and local artifacts under `<root>/../mlflow`."""
+    """Tracking and registry URI; null = SQLite and local artifacts under `<root>/../../mlflow`."""
     artifacts: str | None = None
     """Artifact location of a new experiment; null = beside the SQLite store, or the server's choice."""
 

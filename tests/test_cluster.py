@@ -35,7 +35,7 @@ def master(tmp_path):
 def test_the_chain_runs_on_a_cluster(master, tmp_path):
     config = write_config(tmp_path)
     done = submit("nightly", "--config", str(config), master=master)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:]
     assert last_line(done.stdout)["stage"] == "nightly"
     assert published(tmp_path)
     assert os.environ.get("SPARK_MASTER") is None  # nothing but --master said where to run

@@ -10,10 +10,10 @@ from night import REPOSITORY, STAGES, environment, last_line, published, submit,
 
 
 def start(config, log):
-    """Start a night in a process group of its own, its messages in a file."""
+    """Start a night in a process group of its own; spark-submit puts a job's messages on its stdout."""
     command = ["spark-submit", "jobs/nightly.py", "--config", str(config)]
     return subprocess.Popen(
-        command, cwd=REPOSITORY, env=environment(), stdout=subprocess.DEVNULL, stderr=log, start_new_session=True
+        command, cwd=REPOSITORY, env=environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
     )
 
 
@@ -22,22 +22,21 @@ def kill_at(config, stage, messages, delay):
     with messages.open("w") as log:
         process = start(config, log)
         deadline = time.monotonic() + 200
-        try:
-            while f"] {stage} …" not in messages.read_text():
-                assert process.poll() is None, f"the night ended before {stage}:\n{messages.read_text()[-2000:]}"
-                assert time.monotonic() < deadline, f"{stage} never came"
-                time.sleep(0.05)  # polling a real process: there is nothing to wait on
-            time.sleep(delay)  # into the stage
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        while f"] {stage} …" not in messages.read_text():
+            assert process.poll() is None, f"the night ended before {stage}:\n{messages.read_text()[-2000:]}"
+            assert time.monotonic() < deadline, f"{stage} never came"
+            time.sleep(0.05)  # polling a real process: there is nothing to wait on
+        time.sleep(delay)  # into the stage
+        assert process.poll() is None, f"the night ended before it could be killed in {stage}"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @pytest.mark.timeout(900)
 def test_killed_at_each_stage_the_night_ends_in_the_same_table(tmp_path):
     whole = write_config(tmp_path / "whole")
     done = submit("nightly", "--config", str(whole))
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stdout[-2000:]
     expected = published(tmp_path / "whole")
     assert expected
 
@@ -47,7 +46,7 @@ def test_killed_at_each_stage_the_night_ends_in_the_same_table(tmp_path):
         # the lists may stand already where the kill came after the last flip; a part of them may not
         assert published(tmp_path / "killed") in (None, expected)
     again = submit("nightly", "--config", str(killed))
-    assert again.returncode == 0, again.stderr[-2000:]
+    assert again.returncode == 0, again.stdout[-2000:]
     assert published(tmp_path / "killed") == expected
     counts, other = last_line(done.stdout)["counts"], last_line(again.stdout)["counts"]
     assert counts == other

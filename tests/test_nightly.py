@@ -9,6 +9,7 @@ from night import STAGES, published, write_config
 from recsys_spark.pipeline import job
 from recsys_spark.pipeline.nightly import nightly
 from recsys_spark.pipeline.stages import STAGES as PIPELINE
+from recsys_spark.pipeline.stages import rollback
 
 pytestmark = pytest.mark.usefixtures("spark")
 
@@ -119,3 +120,15 @@ def test_made_again_from_nothing_it_is_the_same_table(night, tmp_path):
     config = write_config(tmp_path)
     assert run(config) == 0
     assert published(tmp_path) == published(root)
+
+
+def test_what_was_rolled_back_is_not_promoted_again(night):
+    root, config, _ = night
+    registry = client(root)
+    good = registry.get_model_version_by_alias("recsys-tiny", "champion").version
+    other = next(v.version for v in registry.search_model_versions("name='recsys-tiny'") if v.version != good)
+    registry.set_registered_model_alias("recsys-tiny", "previous", other)
+    assert job.run("promote", lambda c, _: rollback(c), "", ["--config", str(config)]) == 0
+    assert registry.get_model_version_by_alias("recsys-tiny", "champion").version == other
+    assert run(config) == 0
+    assert registry.get_model_version_by_alias("recsys-tiny", "champion").version == other

@@ -103,4 +103,3 @@ def check_row_groups(manifest: dict[str, Any], ranks: int) -> None:
             f"the training feed has {groups} row groups for {ranks} ranks; "
             f"set dataset.feed_files to {ranks} or more, or train.ranks to {groups} or less"
         )
-

@@ -11,7 +11,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from recsys_spark.config import Config
-from recsys_spark.errors import ConfigError
+from recsys_spark.errors import DataError
 from recsys_spark.session import get_session
 from recsys_spark.tracking.runs import TrackedRun, find_night
 from recsys_spark.tracking.store import Store, open_store
@@ -49,7 +49,7 @@ class Context:
         if self.night is None:
             days = self.warehouse.keys("interactions", "date")
             if not days:
-                raise ConfigError(f"{self.config.root}: no data set yet; run jobs/build_dataset.py first")
+                raise DataError(f"{self.config.root}: no data set yet; run jobs/build_dataset.py first")
             self.night = dt.date.fromisoformat(days[-1])
         return self.night
 

@@ -202,6 +202,8 @@ def decide(context: Context, dataset: Dataset) -> tuple[promotion.Decision, regi
         raise DataError(f"{best} {used[best]} is not registered in {store.uri}; run its training job again")
     if champion is not None and champion.version == challenger.version:
         return promotion.Decision(False, f"{best} is champion already"), champion
+    if challenger.rolled_back:
+        return promotion.Decision(False, f"{best} {challenger.version} was rolled back: left as it is"), champion
     if champion is not None and champion.run_date > challenger.run_date:
         why = f"the champion is of {champion.run_date}, later than this run of {challenger.run_date}: left as it is"
         return promotion.Decision(False, why), champion

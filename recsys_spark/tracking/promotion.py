@@ -6,7 +6,15 @@ from dataclasses import dataclass
 
 from recsys_spark.errors import RunError
 from recsys_spark.evaluation.bootstrap import Interval
-from recsys_spark.tracking.registry import CHALLENGER, CHAMPION, PREVIOUS, Registered, resolve, set_alias
+from recsys_spark.tracking.registry import (
+    CHALLENGER,
+    CHAMPION,
+    PREVIOUS,
+    Registered,
+    mark_rolled_back,
+    resolve,
+    set_alias,
+)
 from recsys_spark.tracking.store import Store
 
 METRIC = "ndcg@10"
@@ -49,11 +57,14 @@ def promote(store: Store, challenger: Registered, champion: Registered | None) -
 def rollback(store: Store) -> tuple[Registered, Registered]:
     """Give the champion's place back to `previous`; returns the version that left and the one that serves.
 
+    The version that left is not promoted again, however often its night is run.
+
     Raises:
         RunError: there is no previous champion.
     """
     champion, previous = resolve(store, CHAMPION), resolve(store, PREVIOUS)
     if champion is None or previous is None or champion.number == previous.number:
         raise RunError(f"{store.model_name}: there is no previous champion to go back to; promote twice first")
+    mark_rolled_back(store, champion)
     set_alias(store, CHAMPION, previous)
     return champion, previous

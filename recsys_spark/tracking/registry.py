@@ -27,6 +27,7 @@ from recsys_spark.tracking.pyfunc import DEFAULT_K, RecommenderModel
 from recsys_spark.tracking.runs import TrackedRun
 from recsys_spark.tracking.store import Store
 
+_ROLLED_BACK = "recsys.rolled_back"
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 
 _SIGNATURE = ModelSignature(
@@ -45,6 +46,8 @@ class Registered:
     version: str
     """Name of the warehouse version it was registered from."""
     run_date: str
+    rolled_back: bool = False
+    """A person has taken it from the champion's place: it is not promoted again."""
 
 
 def register(run: TrackedRun, name: str, version: Path, serving: Path, popularity: Path, run_date: str) -> Registered:
@@ -111,6 +114,11 @@ def set_alias(store: Store, alias: str, registered: Registered) -> None:
     store.client.set_registered_model_alias(store.model_name, alias, registered.number)
 
 
+def mark_rolled_back(store: Store, registered: Registered) -> None:
+    """Remember that a version was taken from the champion's place."""
+    store.client.set_model_version_tag(store.model_name, registered.number, _ROLLED_BACK, "true")
+
+
 def fetch(store: Store, registered: Registered, folder: Path) -> Path:
     """Return the saved model of a registered version, downloaded below `folder` once."""
     target = folder / f"v{registered.number}-{registered.version}"
@@ -133,4 +141,5 @@ def _create_model(store: Store) -> None:
 
 
 def _registered(version: ModelVersion, tags: dict[str, Any]) -> Registered:
-    return Registered(str(version.version), tags["recsys.model"], tags["recsys.version"], tags["recsys.night"])
+    back = tags.get(_ROLLED_BACK) == "true"
+    return Registered(str(version.version), tags["recsys.model"], tags["recsys.version"], tags["recsys.night"], back)

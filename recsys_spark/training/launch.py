@@ -42,12 +42,17 @@ def under_horovodrun() -> bool:
     return "HOROVOD_RANK" in os.environ
 
 
+def rank_count(config: Config) -> int:
+    """How many processes train: as many as `horovodrun` started, else `train.ranks`."""
+    return int(os.environ["HOROVOD_SIZE"]) if under_horovodrun() else config.train.ranks
+
+
 def training_job(warehouse: Warehouse, config: Config, dataset: Dataset, name: str) -> tuple[TrainingJob, str]:
     """Describe the training of a deep model, and name the version it makes."""
     settings = models.model_config(name, config).model_dump()
     train = config.train
     # ranks change how rows are dealt out and so the weights; threads and workers change sums' order at most
-    inputs = (dataset.name, settings, config.seed, train.ranks, train.patience, train.valid_users)
+    inputs = (dataset.name, settings, config.seed, rank_count(config), train.patience, train.valid_users)
     version = f"{dataset.name[:10]}-{fingerprint((*_CODE, f'models/{name}.py'), *inputs)}"
     folder = warehouse.root.absolute() / "checkpoints" / name / version
     job = TrainingJob(
@@ -74,8 +79,7 @@ def train_deep(
     if standing is not None and not is_rank_zero():
         return None
     if standing is None:
-        ranks = int(os.environ["HOROVOD_SIZE"]) if under_horovodrun() else config.train.ranks
-        check_row_groups(dataset.feed.manifest, ranks)
+        check_row_groups(dataset.feed.manifest, rank_count(config))
         job.folder.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
         with _bar(job, on_epoch) as report:
