@@ -139,11 +139,11 @@ def test_extends_starts_from_another_file(tmp_path):
     (tmp_path / "base").mkdir()
     write(tmp_path / "base", {**BASE, "seed": 7, "dataset": {"k_core": 3, "valid_days": 2}}, "grand.yaml")
     write(tmp_path / "base", {"extends": "grand.yaml", "evaluation": {"ks": [5, 50]}}, "parent.yaml")
-    child = {"extends": "base/parent.yaml", "name": "child", "dataset": {"k_core": 2}, "evaluation": {"ks": [1]}}
+    child = {"extends": "base/parent.yaml", "name": "child", "dataset": {"k_core": 2}, "evaluation": {"ks": [10, 1]}}
     config = load_config(write(tmp_path, child))
     # mappings are merged key by key, a list takes the other's place, and paths are relative to the file that says them
     assert (config.name, config.seed, config.root) == ("child", 7, "build/shop")
-    assert (config.dataset.k_core, config.dataset.valid_days, config.evaluation.ks) == (2, 2, [1])
+    assert (config.dataset.k_core, config.dataset.valid_days, config.evaluation.ks) == (2, 2, [10, 1])
 
 
 def test_extends_names_the_file_that_is_at_fault(tmp_path):
@@ -163,11 +163,11 @@ def test_extends_names_the_file_that_is_at_fault(tmp_path):
 def test_overrides_come_last_and_are_read_as_yaml(tmp_path):
     path = write(tmp_path, {**BASE, "publish": {"active_days": 3}, "tracking": None, "dataset": {"k_core": 3}})
     overrides = [
-        "dataset.k_core=1", "dataset.k_core=2", "evaluation.ks=[1, 5]", "publish.active_days=null", "name=other",
+        "dataset.k_core=1", "dataset.k_core=2", "evaluation.ks=[10, 5]", "publish.active_days=null", "name=other",
         "tracking.uri=http://127.0.0.1:5000/?a=b", "models.als.rank=8", "log.event_types={view: 1, buy: 2.5}",
     ]  # fmt: skip
     config = load_config(path, overrides)
-    assert config.dataset.k_core == 2 and config.evaluation.ks == [1, 5] and config.publish.active_days is None
+    assert config.dataset.k_core == 2 and config.evaluation.ks == [10, 5] and config.publish.active_days is None
     assert config.name == "other" and config.tracking.uri == "http://127.0.0.1:5000/?a=b"
     assert config.models == {"als": {"rank": 8}} and config.log.event_types == {"view": 1.0, "buy": 2.5}
     assert load_config(path, ["publish.active_days=", "tracking={}"]).publish.active_days is None
