@@ -20,7 +20,7 @@ from recsys_spark.log.raw import WHOLE
 from recsys_spark.pipeline.context import Context
 from recsys_spark.schemas import EVENTS, ITEM_IDS, USER_IDS, USER_METRICS
 from recsys_spark.tracking import promotion, registry
-from recsys_spark.tracking.report import comparison, plot
+from recsys_spark.tracking.report import comparison, markdown, plot
 from recsys_spark.tracking.runs import TrackedRun, child_run
 from recsys_spark.training.job import Epoch, read_epochs
 from recsys_spark.warehouse import MANIFEST, Version, fingerprint
@@ -165,6 +165,7 @@ def report(context: Context, run: TrackedRun, results: Results) -> None:
             target.artifact(csv, "comparison")
             target.artifact(picture, "comparison")
             target.table(table, "comparison/comparison.json")
+            target.describe(markdown(results))
     for name, splits in results.items():
         figures = {f"{split}_{metric}": i.mean for split, ms in splits.items() for metric, i in ms.items()}
         bounds = splits["test"][promotion.METRIC]
@@ -180,6 +181,12 @@ def _model_runs(context: Context, name: str) -> list[TrackedRun]:
     query = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`recsys.model` = '{name}'"
     found = context.store.client.search_runs([context.store.experiment_id], query)
     return [TrackedRun(context.store, r.info.run_id) for r in found]
+
+
+def results(context: Context) -> Results:
+    """Return what the night's evaluation found."""
+    slot = context.warehouse.slot(USER_METRICS.name, date=context.day)
+    return from_json(slot.require(f"run jobs/evaluate.py --date {context.day} first").manifest["results"])
 
 
 def decide(context: Context, dataset: Dataset) -> tuple[promotion.Decision, registry.Registered | None]:

@@ -15,6 +15,7 @@ from recsys_spark.pipeline import night
 from recsys_spark.pipeline.context import Context, StageResult
 from recsys_spark.recommendation.publish import publish
 from recsys_spark.tracking import promotion, registry
+from recsys_spark.tracking.report import markdown
 from recsys_spark.training.baselines import train_baseline as fit_baseline
 from recsys_spark.training.launch import is_rank_zero, under_horovodrun
 from recsys_spark.training.launch import train_deep as fit_deep
@@ -129,6 +130,7 @@ def promote(context: Context) -> StageResult:
         decision, champion = night.decide(context, dataset)
         run.tags({"recsys.decision": decision.why})
         run.metrics({"promoted": float(decision.promoted)})
+        context.night_run.describe(markdown(night.results(context), decision.why))
     serving = {"model": champion.model, "version": champion.version, "number": champion.number} if champion else None
     return StageResult(
         inputs={"dataset": dataset.name},

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 from mlflow.entities import Metric, Param, Run, RunTag
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from recsys_spark import __version__
 from recsys_spark.tracking.store import Store
@@ -45,6 +45,10 @@ class TrackedRun:
     def name_night(self, night: dt.date) -> None:
         """Say which night this is, once a run that was started without a date knows it."""
         self.tags({_NIGHT: night, MLFLOW_RUN_NAME: f"nightly {night}"})
+
+    def describe(self, text: str) -> None:
+        """Set the description on the run's page, in Markdown."""
+        self.tags({MLFLOW_RUN_NOTE: text})
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         self.store.client.log_artifact(self.run_id, str(path), folder)

@@ -17,6 +17,7 @@ from recsys_spark.config import Config
 from recsys_spark.errors import RunError
 
 _CONNECT_SECONDS = 5.0
+_KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens on pages for language models
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def open_store(config: Config) -> Store:
     try:
         found = client.get_experiment_by_name(config.name)
         location = f"{artifacts.rstrip('/')}/{config.name}" if artifacts else None
-        experiment = found.experiment_id if found else client.create_experiment(config.name, location)
+        experiment = found.experiment_id if found else client.create_experiment(config.name, location, _KIND)
     except Exception as error:
         raise RunError(
             f"{uri}: the MLflow store cannot be used: {str(error).splitlines()[0]}; check tracking.uri"
