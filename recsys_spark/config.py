@@ -168,12 +168,6 @@ class EvaluationConfig(Section):
     replicates: int = Field(1_000, ge=100)
     """Bootstrap replicates of every interval."""
 
-    @model_validator(mode="after")
-    def _has_ten(self) -> EvaluationConfig:
-        if 10 not in self.ks or min(self.ks) < 1:
-            raise ValueError("evaluation.ks needs 10, and nothing below 1: NDCG@10 decides about promotion")
-        return self
-
 
 class PromotionConfig(Section):
     """When a challenger replaces the champion."""
@@ -228,6 +222,8 @@ class Config(Section):
     def _agrees(self) -> Config:
         if self.dataset.split == "column" and "split" not in self.log.columns:
             raise ValueError("dataset.split is 'column' but log.columns maps no 'split'; name the log's column")
+        if 10 not in self.evaluation.ks or min(self.evaluation.ks) < 1:
+            raise ValueError("evaluation.ks needs 10, and nothing below 1: NDCG@10 decides about promotion")
         needed = {"user_id", "item_id", "timestamp"}
         if self.log.columns and not needed <= self.log.columns.keys():
             missing = ", ".join(sorted(needed - self.log.columns.keys()))
