@@ -14,7 +14,7 @@ import pytest
 
 from recsys_spark.config import DirtConfig, GeneratorConfig
 from recsys_spark.errors import ConfigError
-from recsys_spark.log import generate
+from recsys_spark.log import generate, item_texts
 from recsys_spark.log import hidden_world as world
 
 DIRT = DirtConfig(
@@ -290,7 +290,7 @@ def test_the_catalogue_agrees_with_the_hidden_vectors(log, truth):
     made_by = triples[triples.relation == "made_by"].set_index("head")["tail"].loc[items.item_id]
     main = items.categories.str[0]
     assert main.groupby(made_by.to_numpy()).nunique().max() <= 2
-    names = generate.category_names(CONFIG.categories)
+    names = item_texts.category_names(CONFIG.categories)
     near = triples[triples.relation == "related_to"]
     assert Counter(near["head"]) == dict.fromkeys(names, 2) and set(near["tail"]) <= set(names)
     vectors = np.stack(hidden.vector)
@@ -355,7 +355,7 @@ def test_what_it_did_not_write_is_left_alone(foreign, tmp_path):
         (path / ("notes.txt" if foreign == "folder" else generate.MARK)).write_text("mine")
     with pytest.raises(ConfigError, match="not an embedded log; move it away"):
         generate.generate_log(None, CONFIG, path, SEED)
-    assert [p.read_text() for p in tmp_path.rglob("*") if p.is_file() and p.name != ".log.lock"] == ["mine"]
+    assert [p.read_text() for p in tmp_path.rglob("*") if p.is_file() and p.name != ".lock"] == ["mine"]
 
 
 def test_more_dirt_than_events_is_refused(tmp_path):

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import sys
 import threading
 import time
@@ -87,14 +88,17 @@ def train_deep(
                 _as_rank(job, report)
             else:
                 _on_spark(job, config.train.ranks, report)
-        seconds = time.perf_counter() - start
-        if not is_rank_zero():
-            return None
+            seconds = time.perf_counter() - start
+            if not is_rank_zero():
+                return None
+            report.catch_up()
 
     def build(path: Path) -> dict[str, Any]:
         return _save(job, path) | {"dataset": dataset.name, "seconds": seconds}
 
-    return slot.materialize(version, build)
+    made = slot.materialize(version, build)
+    shutil.rmtree(job.folder, ignore_errors=True)  # the model stands: nothing will resume from its checkpoints
+    return made
 
 
 def is_rank_zero() -> bool:
@@ -102,21 +106,45 @@ def is_rank_zero() -> bool:
     return int(os.environ.get("HOROVOD_RANK", "0")) == 0
 
 
+class _Report:
+    """Tells of epochs while the ranks train; who fails to listen then is told again when they are through.
+
+    A tracking server that is away for a minute must not end a training of hours, and must never leave the
+    other ranks waiting for rank 0 in an allreduce.
+    """
+
+    def __init__(self, bar: tqdm, on_epoch: OnEpoch | None) -> None:
+        self.bar = bar
+        self.on_epoch = on_epoch
+        self.missed: list[Epoch] = []
+
+    def __call__(self, done: Epoch) -> None:
+        self.bar.update(done.epoch + 1 - self.bar.n)
+        rate = f"{done.samples_per_second:,.0f} samples/s"
+        self.bar.set_postfix_str(f"loss {done.loss:.4f}, NDCG@10 {done.valid_ndcg_at_10:.4f}, {rate}")
+        try:
+            self._tell(done)
+        except Exception as error:
+            self.missed.append(done)
+            self.bar.write(f"epoch {done.epoch} is not tracked yet, training goes on: {error}", file=sys.stderr)
+
+    def _tell(self, done: Epoch) -> None:
+        if self.on_epoch is not None:
+            self.on_epoch(done)
+
+    def catch_up(self) -> None:
+        """Tell of the epochs that were missed; this time a failure is one."""
+        for done in self.missed:
+            self._tell(done)
+
+
 @contextlib.contextmanager
-def _bar(job: TrainingJob, on_epoch: OnEpoch | None) -> Iterator[OnEpoch]:
+def _bar(job: TrainingJob, on_epoch: OnEpoch | None) -> Iterator[_Report]:
     with tqdm(
         total=job.config["epochs"], desc=f"train {job.model}", unit="epoch", file=sys.stderr, dynamic_ncols=True,
         disable=not is_rank_zero(),
     ) as bar:  # fmt: skip
-
-        def report(done: Epoch) -> None:
-            bar.update(done.epoch + 1 - bar.n)
-            rate = f"{done.samples_per_second:,.0f} samples/s"
-            bar.set_postfix_str(f"loss {done.loss:.4f}, NDCG@10 {done.valid_ndcg_at_10:.4f}, {rate}")
-            if on_epoch is not None:
-                on_epoch(done)
-
-        yield report
+        yield _Report(bar, on_epoch)
 
 
 def _as_rank(job: TrainingJob, report: OnEpoch) -> None:

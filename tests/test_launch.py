@@ -1,0 +1,63 @@
+"""What the training process tells of its epochs while a listener comes and goes."""
+
+import io
+
+import pytest
+from tqdm import tqdm
+
+from recsys_spark.training.job import Epoch, read_epochs, write_epochs
+from recsys_spark.training.launch import _cause, _Report
+
+
+def epoch(number):
+    return Epoch(number, 0.5, 0.1, 1000.0, 0.01, 300.0, 1.0)
+
+
+def test_an_epoch_that_could_not_be_tracked_is_told_again_and_training_goes_on(capsys):
+    heard, away = [], True
+
+    def listen(done):
+        if away:
+            raise ConnectionError("the tracking server is away")
+        heard.append(done.epoch)
+
+    report = _Report(tqdm(total=3, file=io.StringIO()), listen)
+    report(epoch(0))
+    away = False
+    report(epoch(1))
+    assert heard == [1]
+    assert "epoch 0 is not tracked yet, training goes on: the tracking server is away" in capsys.readouterr().err
+    report.catch_up()
+    assert heard == [1, 0]
+    assert report.bar.n == 2
+
+
+def test_a_server_that_stays_away_fails_the_job_after_the_training():
+    def refuse(done):
+        raise ConnectionError("away")
+
+    report = _Report(tqdm(total=1, file=io.StringIO()), refuse)
+    report(epoch(0))
+    with pytest.raises(ConnectionError):
+        report.catch_up()
+
+
+def test_epochs_survive_the_disk(tmp_path):
+    assert read_epochs(tmp_path) == []
+    epochs = [epoch(0), epoch(1)]
+    write_epochs(tmp_path, epochs)
+    assert read_epochs(tmp_path) == epochs
+    assert [p.name for p in tmp_path.iterdir()] == ["epochs.jsonl"]
+
+
+def test_the_cause_of_a_failed_training_is_the_exceptions_own_line(tmp_path):
+    log = tmp_path / "ranks.log"
+    log.write_text(
+        "[1]<stderr>:Traceback (most recent call last):\n"
+        '[1]<stderr>:  File "loop.py", line 3, in train\n'
+        "[1]<stderr>:recsys_spark.errors.DataError: neumf: the loss is nan in epoch 3; lower its learning_rate\n"
+        "[0]<stderr>:RuntimeError: a peer has gone\n"
+    )
+    assert _cause(log) == "recsys_spark.errors.DataError: neumf: the loss is nan in epoch 3; lower its learning_rate"
+    log.write_text("nothing to see\n")
+    assert _cause(log) == ""
