@@ -84,7 +84,10 @@ def test_runs_and_registry(night):
     for metric in ("epoch/samples_per_second", "epoch/feed_wait_share", "epoch/rss_mb", "test_ndcg_at_10"):
         assert metric in neumf.data.metrics
     assert neumf.data.params["dim"] == "8"
-    assert "| als |" in parent.data.tags["mlflow.note.content"] and "beats" in parent.data.tags["mlflow.note.content"]
+    assert (
+        "| als&ensp; |" in parent.data.tags["mlflow.note.content"]
+        and "beats" in parent.data.tags["mlflow.note.content"]
+    )
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     assert neumf.data.tags["recsys.dataset"].startswith("2026-01-05-")
     assert "mlflow.source.git.commit" in neumf.data.tags
