@@ -88,6 +88,10 @@ class Slot:
         aside.write_text(version.name + "\n", encoding="utf-8")
         os.replace(aside, self.path / POINTER)
 
+    def retire(self) -> None:
+        """Let no version be the live one; all of them stay."""
+        (self.path / POINTER).unlink(missing_ok=True)
+
     def materialize(
         self, name: str, build: Callable[[Path], dict[str, Any]], *, flip: bool = True
     ) -> tuple[Version, bool]:

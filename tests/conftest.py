@@ -21,7 +21,7 @@ def spark(tmp_path_factory):
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={log4j} -XX:TieredStopAtLevel=1",
         "spark.sql.codegen.wholeStage": "false",
     }
-    config = SparkConfig(master="local[2]", shuffle_partitions=2, driver_memory="2g", conf=conf)
+    config = SparkConfig(master="local[2]", shuffle_partitions=2, driver_memory="4g", conf=conf)
     session = house.get_session(config, "tests")
     session.sparkContext.setCheckpointDir(str(scratch / "checkpoints"))
     yield session

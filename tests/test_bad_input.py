@@ -136,3 +136,29 @@ def test_help_teaches():
     assert done.returncode == 0
     for word in ("--rollback", "key.sub=value", "exit code", "YYYY-MM-DD"):
         assert word in done.stdout
+
+
+def test_models_of_other_data_are_not_measured(night, capfd):
+    """The data set of the date was built anew, the models were not."""
+    before = published(night.parent)
+    arguments = ["dataset.k_core=1", "train.deep=[]"]
+    assert run("build_dataset", night, *arguments) == 0
+    assert run("evaluate", night, *arguments) == 3
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error")]
+    assert "was trained on" in line and "train it again" in line
+    assert published(night.parent) == before
+
+
+def test_without_validation_users_no_epoch_is_chosen(tmp_path, capfd):
+    config = write_config(tmp_path)
+    rows = [
+        f'{{"user_id": "u{u}", "item_id": "i{i}", "event_type": "view", "timestamp": "2020-01-0{1 + i % 3}T00:00:00Z", '
+        f'"split": "{"test" if i == u % 6 else "train"}"}}\n'
+        for u in range(12)
+        for i in range(6)
+    ]
+    columns = "{user_id: user_id, item_id: item_id, event_type: event_type, timestamp: timestamp, split: split}"
+    arguments = [*own_log(tmp_path, "".join(rows)), f"log.columns={columns}", "dataset.split=column"]
+    assert run("nightly", config, *arguments) == 3
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error")]
+    assert "validation part" in line and "dataset.split" in line

@@ -100,6 +100,8 @@ def plain(name, split):
         if at != known or not items or not held:
             continue
         ranked = plain_list(model, items, ratings, max(CONFIG.ks))
+        if not ranked:  # whom a model does not know is served by popularity, and measured so
+            ranked = plain_list(make_models()["popularity"], items, ratings, max(CONFIG.ks))
         predicted = model.rate(UserBlock.of([1], [items], None, [ratings]))[0]
         errors = [predicted[i] - r for i, r in zip(held, held_ratings, strict=True) if i < N_ITEMS and r == r]
         metrics = {}

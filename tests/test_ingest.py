@@ -261,7 +261,7 @@ def test_a_random_log_against_a_plain_judge_and_in_any_order_of_days(spark, tmp_
 
 def test_a_log_that_is_too_bad_leaves_what_was_live(spark, tmp_path):
     log, warehouse = tmp_path / "events.jsonl", Warehouse(tmp_path / "warehouse")
-    good = [line(f"e{i}", "u1", "i1", "view", "2999-01-01T00:00:00Z") for i in range(8)]  # a whole log has no arrival
+    good = [line(f"e{i}", "u1", "i1", "view", "2020-01-01T00:00:00Z") for i in range(8)]  # a whole log has no arrival
     bad = [line("x", None, "i1", "view", "2026-01-01T00:00:00Z"), line("y", "u", "i", "view", "?")]
 
     def write(rows: list[str], stamp: int) -> None:
@@ -291,3 +291,27 @@ def test_a_log_that_is_too_bad_leaves_what_was_live(spark, tmp_path):
     assert second.built == 1 and second.events["all"].name != first.events["all"].name
     assert quarantine_of(spark, warehouse, "all").total() == 0
     assert spark.read.parquet(warehouse.slot("quarantine", batch="all").current().data).columns == ["raw", "reason"]
+
+
+def test_a_delivery_that_was_withdrawn_is_no_longer_live_and_may_come_back(spark, tmp_path):
+    log, warehouse = tmp_path / "log", Warehouse(tmp_path / "warehouse")
+    for day in ("2026-03-01", "2026-03-02", "2026-03-03"):
+        write_day(log, day, [line(f"e{day}", "u1", "i1", "view", f"{day}T10:00:00Z")])
+    ingest(spark, warehouse, config_of(log), None)
+    gone = log / "date=2026-03-02"
+    gone.rename(tmp_path / "withdrawn")
+    ingest(spark, warehouse, config_of(log), dt.date(2026, 3, 1))  # an earlier day says nothing of later ones
+    assert warehouse.keys("events", "batch") == ["2026-03-01", "2026-03-02", "2026-03-03"]
+    ingest(spark, warehouse, config_of(log), None)
+    assert warehouse.keys("events", "batch") == ["2026-03-01", "2026-03-03"]
+    (tmp_path / "withdrawn").rename(gone)
+    assert ingest(spark, warehouse, config_of(log), None).built == 0
+    assert warehouse.keys("events", "batch") == ["2026-03-01", "2026-03-02", "2026-03-03"]
+
+
+def test_a_whole_log_has_arrived_by_today(spark, tmp_path):
+    log, warehouse = tmp_path / "events.jsonl", Warehouse(tmp_path / "warehouse")
+    rows = [line(f"e{i}", "u1", "i1", "view", "2020-01-01T00:00:00Z") for i in range(9)]
+    log.write_text("\n".join([*rows, line("x", "u1", "i1", "view", "2999-01-01T00:00:00Z")]) + "\n")
+    result = ingest(spark, warehouse, config_of(log, max_bad_share=0.2), None)
+    assert result.counts["future"] == 1 and result.events["all"].manifest["last_day"] == "2020-01-01"

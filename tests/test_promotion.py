@@ -11,6 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+from mlflow.tracking import MlflowClient
 
 from recsys_spark.config import Config, LogConfig, TrackingConfig
 from recsys_spark.errors import RunError
@@ -188,3 +191,15 @@ def test_register_twice_registers_once(store, tmp_path):
     assert len(store.client.search_model_versions(f"name = '{store.model_name}'")) == 1
     assert resolve(store, CHAMPION) is None  # to be registered is not to serve
     assert store.client.get_run(run.run_id).info.status == "FINISHED"
+
+
+def test_a_registry_that_is_away_is_not_one_without_a_champion(store, monkeypatch):
+    assert resolve(store, CHAMPION) is None  # no such alias
+    assert resolve(dataclasses.replace(store, model_name="never-registered"), CHAMPION) is None
+
+    def away(*_):
+        raise MlflowException("the server is being restarted", error_code=TEMPORARILY_UNAVAILABLE)
+
+    monkeypatch.setattr(MlflowClient, "get_model_version_by_alias", away)
+    with pytest.raises(RunError, match=r"alias 'champion' cannot be read: .*restarted"):
+        resolve(store, CHAMPION)

@@ -63,7 +63,7 @@ def build_dataset(
             raise DataError(f"nothing to train on before {until}; choose a later --date, or mend dataset.split")
         return {"table": "interactions", "rows": sum(parts.values()), "parts": parts, "events": inputs}
 
-    made, _ = slots[INTERACTIONS.name].materialize(name, interactions)
+    made, _ = slots[INTERACTIONS.name].materialize(name, interactions, flip=False)
     rows = spark.read.parquet(made.data)
     users = spark.read.parquet(str(made.path / "users"))
 
@@ -79,11 +79,15 @@ def build_dataset(
     def feed(path: Path) -> dict[str, Any]:
         return {**write_feed(spark, rows, config.dataset, config.seed, path), "interactions": made.name}
 
-    return Dataset(
+    built = Dataset(
         made,
-        slots[HISTORIES.name].materialize(name, histories)[0],
-        slots["feed"].materialize(name, feed)[0],
+        slots[HISTORIES.name].materialize(name, histories, flip=False)[0],
+        slots["feed"].materialize(name, feed, flip=False)[0],
     )
+    # live only when all three stand, so that a date's tables belong together
+    for slot, version in zip(slots.values(), (built.interactions, built.histories, built.feed), strict=True):
+        slot.flip(version)
+    return built
 
 
 def current_dataset(warehouse: Warehouse, until: dt.date) -> Dataset:
@@ -91,7 +95,10 @@ def current_dataset(warehouse: Warehouse, until: dt.date) -> Dataset:
     remedy = f"run jobs/build_dataset.py --date {until} first"
     day = until.isoformat()
     slots = (warehouse.slot(t, date=day) for t in (INTERACTIONS.name, HISTORIES.name, "feed"))
-    return Dataset(*(slot.require(remedy) for slot in slots))
+    found = Dataset(*(slot.require(remedy) for slot in slots))
+    if not found.interactions.name == found.histories.name == found.feed.name:
+        raise DataError(f"the data set of {until} is half made; {remedy}")
+    return found
 
 
 def _numbered(

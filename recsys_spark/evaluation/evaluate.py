@@ -30,6 +30,9 @@ from recsys_spark.schemas import USER_METRICS
 KNOWN_BEFORE = {"valid": "train", "test": "valid"}
 """Part that is measured -> the `known` of the histories that stand beside it."""
 
+FALLBACK = "popularity"
+"""Name of the candidate that serves the users whom another does not know."""
+
 Results = dict[str, dict[str, dict[str, Interval]]]
 """Model -> split -> metric -> interval."""
 
@@ -44,13 +47,20 @@ class Candidate:
 
 
 def score_users(
-    histories: DataFrame, candidate: Candidate, split: str, config: EvaluationConfig, block_users: int
+    histories: DataFrame,
+    candidate: Candidate,
+    split: str,
+    config: EvaluationConfig,
+    block_users: int,
+    fallback: Path | None = None,
 ) -> DataFrame:
     """Measure one model on one part: rows of `USER_METRICS`, one per user with a history and a truth.
 
     Args:
         histories: the `histories` table.
         split: valid or test.
+        fallback: the saved model that serves whom this one does not know; what is measured is what would be
+            published.
     """
     path, name, ks = candidate.path, candidate.name, config.ks
     measured = histories.where(F.col("known") == KNOWN_BEFORE[split])
@@ -64,6 +74,9 @@ def score_users(
                 part = rows.iloc[done : done + len(users)]
                 done += len(users)
                 ranked, _ = recommend_block(model, users, max(ks))
+                cold = ~(ranked > 0).any(axis=1)
+                if fallback is not None and cold.any():
+                    ranked[cold] = recommend_block(models.load(fallback), users, max(ks))[0][cold]
                 metrics = evaluate_lists(ranked, list(part["held_out"]), ks)
                 errors = _rating_errors(model, users, part)
                 yield pd.DataFrame(
@@ -189,8 +202,9 @@ def evaluate(
 ) -> Results:  # fmt: skip
     """Measure every candidate on valid and test, write `user_metrics` below `path` and summarise it."""
     rows = spark.read.parquet(str(histories))
+    fallback = next((c.path for c in candidates if c.name == FALLBACK), None)
     for candidate in candidates:
         for split in KNOWN_BEFORE:
-            scored = score_users(rows, candidate, split, config, block_users)
+            scored = score_users(rows, candidate, split, config, block_users, fallback)
             USER_METRICS.conform(scored).write.mode("append").parquet(str(path / "data"))
     return summarise(spark.read.parquet(str(path / "data")), catalogue, config, seed)

@@ -29,7 +29,7 @@ REASONS = {
     "missing_item": "no item id",
     "unknown_type": "an event type that log.event_types does not list",
     "bad_timestamp": "a time that cannot be read, or before 1970",
-    "future": "later than the day on which the row arrived",
+    "future": "later than the day on which the row arrived, or today",
     "too_late": "arrived more than log.late_days after its day",
     "bad_rating": "a rating that is not a number",
 }
@@ -70,8 +70,20 @@ def ingest(spark: SparkSession, warehouse: Warehouse, config: LogConfig, until: 
                 _check_share(batch, config, version.manifest["counts"])
                 events[name] = version
             slot.flip(version)
+    _retire(warehouse, set(batches), until)
     counts = {k: sum(v.manifest["counts"][k] for v in events.values()) for k in _COUNTS}
     return IngestResult(events, len(pending), counts)
+
+
+def _retire(warehouse: Warehouse, batches: set[str], until: dt.date | None) -> None:
+    """Take what the log no longer has, up to the day, out of the live events: a delivery that was withdrawn.
+
+    Its versions stay on disk; delivered again, the same files are live again without being read.
+    """
+    for batch in set(warehouse.keys(EVENTS.name, "batch")) - batches:
+        later = until is not None and WHOLE not in (batch, *batches) and batch > until.isoformat()
+        for table in () if later else (EVENTS, QUARANTINE):
+            warehouse.slot(table.name, batch=batch).retire()
 
 
 _COUNTS = ("rows_in", "events", "duplicates", "quarantined", *REASONS)
@@ -118,15 +130,15 @@ def judge(rows: DataFrame, config: LogConfig) -> DataFrame:
         F.col("split").alias("split"),
     )  # fmt: skip
     typed = typed.withColumn("date", F.to_date("timestamp"))
-    arrived = F.when(F.col("batch") != WHOLE, F.col("batch").try_cast("date"))
+    delivered = F.when(F.col("batch") != WHOLE, F.col("batch").try_cast("date"))  # null for a whole log
     checks = {
         "malformed": F.col("malformed"),
         "missing_user": F.col("user_id").isNull(),
         "missing_item": F.col("item_id").isNull(),
         "unknown_type": F.col("event_type").isNull() | ~F.col("event_type").isin(*config.event_types),
         "bad_timestamp": F.col("timestamp").isNull() | (F.col("timestamp") < F.lit("1970-01-01").cast("timestamp")),
-        "future": F.coalesce(F.col("date") > arrived, F.lit(False)),
-        "too_late": F.coalesce(F.datediff(arrived, "date") > config.late_days, F.lit(False)),
+        "future": F.coalesce(F.col("date") > F.coalesce(delivered, F.current_date()), F.lit(False)),
+        "too_late": F.coalesce(F.datediff(delivered, "date") > config.late_days, F.lit(False)),
         "bad_rating": F.col("bad_rating"),
     }
     assert list(checks) == list(REASONS)

@@ -86,16 +86,20 @@ def finish_model(context: Context, run: TrackedRun, name: str, version: Version,
         name,
         version.path,
         serving(context, dataset).path,
-        model_version(context, "popularity").path,
+        model_version(context, "popularity", dataset).path,
         str(context.day),
     )
     run.tags({"recsys.version": version.name, "recsys.registered": f"{context.store.model_name}/{registered.number}"})
 
 
-def model_version(context: Context, name: str) -> Version:
-    """Return the night's version of a model."""
+def model_version(context: Context, name: str, dataset: Dataset) -> Version:
+    """Return the night's version of a model; one that was trained on other data than the night's is none."""
     slot = context.warehouse.slot(f"models/{name}", date=context.day)
-    return slot.require(f"train it first with jobs/train_*.py --date {context.day}")
+    version = slot.require(f"train it first with jobs/train_*.py --date {context.day}")
+    if version.manifest["dataset"] != dataset.name:
+        trained = version.manifest["dataset"]
+        raise DataError(f"{name} was trained on {trained}, the data set is {dataset.name}; train it again")
+    return version
 
 
 def serving(context: Context, dataset: Dataset) -> Version:
@@ -128,7 +132,7 @@ def measure(context: Context, dataset: Dataset) -> tuple[Version, Results]:
     """Measure the night's models and the champion; return the version of `user_metrics` and its summary."""
     config = context.config
     names = (*config.train.baselines, *config.train.deep)
-    versions = {name: model_version(context, name) for name in names}
+    versions = {name: model_version(context, name, dataset) for name in names}
     candidates = [Candidate(name, v.name, v.path) for name, v in versions.items()]
     champion = registry.resolve(context.store, registry.CHAMPION)
     if champion is not None and champion.version not in {c.version for c in candidates}:
@@ -202,7 +206,7 @@ def decide(context: Context, dataset: Dataset) -> tuple[promotion.Decision, regi
     champion = registry.resolve(store, registry.CHAMPION)
     ours = {n: r for n, r in results.items() if n not in ("popularity", "champion") and "valid" in r}
     if not ours:
-        return promotion.Decision(False, "no model but popularity was trained"), champion
+        return promotion.Decision(False, "no model but popularity was measured on the validation part"), champion
     best = max(sorted(ours), key=lambda n: ours[n]["valid"][promotion.METRIC].mean)
     challenger = registry.find(store, used[best])
     if challenger is None:

@@ -151,7 +151,7 @@ def rollback(context: Context) -> StageResult:
 def recommend(context: Context) -> StageResult:
     """Publish the champion's lists for every active user."""
     dataset = current_dataset(context.warehouse, context.day)
-    popularity = night.model_version(context, "popularity")
+    popularity = night.model_version(context, "popularity", dataset)
     champion = registry.resolve(context.store, registry.CHAMPION)
     with night.stage_run(context, "recommend") as run:
         if champion is None:  # nothing has beaten popularity yet
@@ -167,7 +167,12 @@ def recommend(context: Context) -> StageResult:
         run.params({"model": name, "model_version": model_version, "table": version.name})
     return StageResult(
         inputs={"histories": dataset.histories.name, "model": model_version},
-        outputs={"recommendations": version.data, "version": version.name, "reused": not made},
+        outputs={
+            "recommendations": version.data,
+            "version": version.name,
+            "reused": not made,
+            "live": context.warehouse.slot("recommendations").current() == version,
+        },
         counts={"users": figures["users"], "rows": figures["rows"]},
         metrics={"model": name, "coverage": figures["coverage"], "churn": figures["churn"]},
     )

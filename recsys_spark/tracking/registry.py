@@ -22,12 +22,14 @@ from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
 
 import recsys_spark
+from recsys_spark.errors import RunError
 from recsys_spark.models import DEEP
 from recsys_spark.tracking.pyfunc import DEFAULT_K, RecommenderModel
 from recsys_spark.tracking.runs import TrackedRun
 from recsys_spark.tracking.store import Store
 
 _ROLLED_BACK = "recsys.rolled_back"
+_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the codes of no such model, no such alias
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 
 _SIGNATURE = ModelSignature(
@@ -104,8 +106,11 @@ def resolve(store: Store, alias: str) -> Registered | None:
     """Resolve an alias once; None where nothing bears it."""
     try:
         version = store.client.get_model_version_by_alias(store.model_name, alias)
-    except MlflowException:
-        return None
+    except MlflowException as error:
+        if error.error_code in _ABSENT:
+            return None
+        # a server that is away for a moment must not look like a registry without a champion
+        raise RunError(f"{store.uri}: alias {alias!r} cannot be read: {str(error).splitlines()[0]}") from error
     return _registered(version, version.tags)
 
 

@@ -19,10 +19,10 @@ from tqdm import tqdm
 from recsys_spark import models
 from recsys_spark.config import Config
 from recsys_spark.dataset.build import Dataset
-from recsys_spark.errors import ConfigError, RunError
+from recsys_spark.errors import ConfigError, DataError, RunError
 from recsys_spark.feed.reader import check_row_groups
 from recsys_spark.training.job import Epoch, TrainingJob, read_epochs, write_epochs
-from recsys_spark.warehouse import MANIFEST, Version, Warehouse, fingerprint
+from recsys_spark.warehouse import MANIFEST, Slot, Version, Warehouse, exclusive, fingerprint
 
 OnEpoch = Callable[[Epoch], None]
 
@@ -35,6 +35,7 @@ _CODE = (
     "recommendation/select.py",
 )
 _START_TIMEOUT = 120  # seconds for Spark to give all ranks a slot at once
+_REGISTER_TIMEOUT = 1800
 _POLL_SECONDS = 0.5
 
 
@@ -76,6 +77,20 @@ def train_deep(
     """
     job, version = training_job(warehouse, config, dataset, name)
     slot = warehouse.slot(f"models/{name}", date=dataset.name[:10])
+    if slot.version(version) is None and not dataset.histories.manifest["users_with_held_out"]["valid"]:
+        raise DataError(
+            "no user has anything held out in the validation part, so no epoch can be chosen; "
+            "mend dataset.split, or choose another --date"
+        )
+    # beside the folder, which goes when the model stands; a second run must not train in it meanwhile
+    lock = exclusive(job.folder.with_name(f".{version}.lock")) if is_rank_zero() else contextlib.nullcontext()
+    with lock:
+        return _train_once(config, dataset, job, slot, version, on_epoch)
+
+
+def _train_once(
+    config: Config, dataset: Dataset, job: TrainingJob, slot: Slot, version: str, on_epoch: OnEpoch | None
+) -> tuple[Version, bool] | None:
     standing = slot.version(version)
     if standing is not None and not is_rank_zero():
         return None
@@ -152,6 +167,8 @@ def _as_rank(job: TrainingJob, report: OnEpoch) -> None:
 
     from recsys_spark.training import loop
 
+    # between two models rank 0 registers the first one, and the others wait for it at the second's start
+    os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", str(_REGISTER_TIMEOUT))
     loop.train(job, report)
     hvd.shutdown()  # what follows is rank 0's alone: the others leave instead of waiting for it
 

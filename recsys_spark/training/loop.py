@@ -85,6 +85,7 @@ class _Run:
             self.network.load_state_dict(last["network"])
             self.optimizer.load_state_dict(last["optimizer"])
             self.epochs = [Epoch(**e) for e in last["epochs"]]
+            write_epochs(self.job.folder, self.epochs)  # a kill may have come between the two files
         hvd.broadcast_optimizer_state(self.optimizer, root_rank=0)
         hvd.broadcast_parameters(self.network.state_dict(), root_rank=0)
         self.epochs = hvd.broadcast_object(self.epochs, root_rank=0, name="epochs")
