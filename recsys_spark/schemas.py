@@ -59,9 +59,10 @@ EVENTS = Table(
         ("date", DateType(), "UTC day of the timestamp"),
         ("rating", _F, "the rating of a rating event, else null"),
         ("position", _I, "rank at which the item was shown, from 1, else null"),
-        ("session_id", _S, "the log's session, else null"),
+        ("session_id", _S, "the log's session, else one by log.session_gap_minutes"),
         ("device", _S, "device class, else null"),
         ("country", _S, "ISO country, else null"),
+        ("attributes", MapType(_S, _S), "the columns of log.attributes that the row has"),
         ("split", _S, "train, valid or test where the log ships its split, else null"),
         ("copies", _I, "how often the event was delivered within the batch"),
     ),
@@ -72,6 +73,13 @@ QUARANTINE = Table(
     "batch",
     "Rows that are no events: the raw text and one reason of recsys_spark.log.ingest.REASONS.",
     _schema(("raw", _S, "the row as it came"), ("reason", _S, "why it was refused")),
+)
+
+BOTS = Table(
+    "bots",
+    "batch",
+    "Events of users whose behaviour in the batch is no person's; they are no part of `events`.",
+    StructType([*EVENTS.schema.fields, StructField("rule", _S, True, {"comment": "rule of recsys_spark.log.bots"})]),
 )
 
 ITEMS = Table(
@@ -102,6 +110,8 @@ INTERACTIONS = Table(
         ("rating", _F, "last rating, else null"),
         ("timestamp", _L, "last event, seconds since 1970 UTC"),
         ("in_core", BooleanType(), "a training row that survived the k-core"),
+        ("cold_user", BooleanType(), "the user has no training row in the core"),
+        ("cold_item", BooleanType(), "the item has no training row in the core"),
     ),
 )
 
@@ -152,5 +162,5 @@ RECOMMENDATIONS = Table(
 )
 
 TABLES = (
-    EVENTS, QUARANTINE, ITEMS, USER_IDS, ITEM_IDS, INTERACTIONS, HISTORIES, USER_METRICS, RECOMMENDATIONS,
+    EVENTS, QUARANTINE, BOTS, ITEMS, USER_IDS, ITEM_IDS, INTERACTIONS, HISTORIES, USER_METRICS, RECOMMENDATIONS,
 )  # fmt: skip

@@ -47,13 +47,13 @@ def build_dataset(
     """
     day = until.isoformat()
     inputs = {batch: version.name for batch, version in events.items()}
-    settings = (config.dataset.model_dump(), config.log.event_types, config.seed, day)
+    settings = (config.dataset.model_dump(), config.log.weights, config.seed, day)
     name = f"{day}-{fingerprint(_CODE, settings, inputs)}"
     slots = {t: warehouse.slot(t, date=day) for t in (INTERACTIONS.name, HISTORIES.name, "feed")}
 
     def interactions(path: Path) -> dict[str, Any]:
         numbered = _numbered(spark, warehouse, config, until, events)
-        rows = build_interactions(weigh(numbered, config.log.event_types), config.dataset, until)
+        rows = build_interactions(weigh(numbered, config.log.weights), config.dataset, until)
         INTERACTIONS.conform(rows).write.parquet(str(path / "data"))
         numbered.groupBy("user_id").agg(F.max("date").alias("last_day")).write.parquet(str(path / "users"))
         parts = dict.fromkeys(PARTS, 0)

@@ -1,0 +1,57 @@
+"""Strict YAML configuration: what is not known, not of its type or in conflict stops before Spark starts.
+
+One file configures the whole nightly run. `extends:` names a file whose values are taken first;
+overrides of the form `key.sub=value` (the value is read as YAML) come last. Model parameters live in
+`models:` and are checked against the typed config beside each model (see `recsys_spark.models`).
+"""
+
+from recsys_spark.config.dataset import DatasetConfig
+from recsys_spark.config.file import first_error, load_config, parse_date
+from recsys_spark.config.generator import DirtConfig, GeneratorConfig
+from recsys_spark.config.log import (
+    BotsConfig,
+    EventTypeConfig,
+    FileConfig,
+    GatesConfig,
+    ItemsConfig,
+    Limit,
+    LogConfig,
+    PersonalColumn,
+    PrivacyConfig,
+)
+from recsys_spark.config.night import (
+    EvaluationConfig,
+    PromotionConfig,
+    PublishConfig,
+    SparkConfig,
+    TrackingConfig,
+    TrainConfig,
+)
+from recsys_spark.config.root import Config
+from recsys_spark.config.section import Section
+
+__all__ = [
+    "BotsConfig",
+    "Config",
+    "DatasetConfig",
+    "DirtConfig",
+    "EvaluationConfig",
+    "EventTypeConfig",
+    "FileConfig",
+    "GatesConfig",
+    "GeneratorConfig",
+    "ItemsConfig",
+    "Limit",
+    "LogConfig",
+    "PersonalColumn",
+    "PrivacyConfig",
+    "PromotionConfig",
+    "PublishConfig",
+    "Section",
+    "SparkConfig",
+    "TrackingConfig",
+    "TrainConfig",
+    "first_error",
+    "load_config",
+    "parse_date",
+]

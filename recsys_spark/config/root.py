@@ -1,0 +1,53 @@
+"""The whole configuration, and what has to agree across its sections."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from recsys_spark.config.dataset import DatasetConfig
+from recsys_spark.config.log import LogConfig
+from recsys_spark.config.night import (
+    EvaluationConfig,
+    PromotionConfig,
+    PublishConfig,
+    SparkConfig,
+    TrackingConfig,
+    TrainConfig,
+)
+from recsys_spark.config.section import Section
+
+
+class Config(Section):
+    """The whole configuration of a nightly run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    """Name of the data set: the MLflow experiment and registered model are named after it."""
+    root: str
+    """Folder of the warehouse, on a disk that driver and executors share."""
+    seed: int = Field(42, ge=1)
+    log: LogConfig
+    dataset: DatasetConfig = DatasetConfig()
+    train: TrainConfig = TrainConfig()
+    models: dict[str, dict[str, Any]] = {}
+    """Parameters by model name, checked against the typed config in the model's file."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    promotion: PromotionConfig = PromotionConfig()
+    publish: PublishConfig = PublishConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    spark: SparkConfig = SparkConfig()
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Config:
+        if self.dataset.split == "column" and "split" not in self.log.columns:
+            raise ValueError("dataset.split is 'column' but log.columns maps no 'split'; name the log's column")
+        if 10 not in self.evaluation.ks or min(self.evaluation.ks) < 1:
+            raise ValueError("evaluation.ks needs 10, and nothing below 1: NDCG@10 decides about promotion")
+        needed = {"user_id", "item_id", "timestamp"}
+        if self.log.columns and not needed <= self.log.columns.keys():
+            missing = ", ".join(sorted(needed - self.log.columns.keys()))
+            raise ValueError(f"log.columns does not map {missing}; every log needs user, item and time")
+        if self.log.columns and "event_type" not in self.log.columns and self.log.default_type is None:
+            raise ValueError("log.columns maps no 'event_type'; map it or set log.default_type")
+        return self
