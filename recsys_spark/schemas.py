@@ -94,7 +94,11 @@ ITEMS = Table(
     ),
 )
 
-_IDS = (("raw_id", _S, "the log's id"), ("id", _I, "dense id from 1; 0 is the unknown"))
+_IDS = (
+    ("raw_id", _S, "the log's id"),
+    ("id", _I, "dense id from 1; 0 is the unknown"),
+    ("key", _L, "64-bit hash of the log's id, by which events are joined"),
+)
 USER_IDS = Table("user_ids", None, "Append-only dictionary of users.", _schema(*_IDS))
 ITEM_IDS = Table("item_ids", None, "Append-only dictionary of items.", _schema(*_IDS))
 
@@ -109,6 +113,7 @@ INTERACTIONS = Table(
         ("weight", _F, "sum of the event types' weights"),
         ("rating", _F, "last rating, else null"),
         ("timestamp", _L, "last event, seconds since 1970 UTC"),
+        ("events", _I, "how many events these are"),
         ("in_core", BooleanType(), "a training row that survived the k-core"),
         ("cold_user", BooleanType(), "the user has no training row in the core"),
         ("cold_item", BooleanType(), "the item has no training row in the core"),

@@ -27,6 +27,11 @@ from typing import Any
 
 from recsys_spark.errors import DataError, RunError
 
+
+class Busy(RunError):
+    """Another run holds the lock."""
+
+
 MANIFEST = "_manifest.json"
 POINTER = "_current"
 
@@ -143,7 +148,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(f"{folder}: another run is writing it; wait for that run to end") from None
+            raise Busy(f"{folder}: another run is writing it; wait for that run to end") from None
         yield
 
 

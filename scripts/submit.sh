@@ -20,5 +20,5 @@ options="$(scripts/with_env.sh python scripts/spark_options.py "$@")" || exit $?
 # shellcheck disable=SC2086  # options and SUBMIT_ARGS are several words
 exec scripts/with_env.sh spark-submit $options ${MASTER:+--master "$MASTER"} \
     ${DRIVER_MEMORY:+--driver-memory "$DRIVER_MEMORY"} \
-    --driver-java-options "-Dlog4j2.configurationFile=file:$PWD/recsys_spark/log4j2.properties" \
+    --driver-java-options "-Dlog4j2.configurationFile=file:$PWD/recsys_spark/log4j2.properties -XX:+UseParallelGC" \
     ${SUBMIT_ARGS:-} "$job" "$@"

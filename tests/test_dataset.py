@@ -15,12 +15,10 @@ from pyspark.sql import functions as F
 
 from recsys_spark.config import Config
 from recsys_spark.dataset.build import Dataset, build_dataset, current_dataset
-from recsys_spark.dataset.ids import extend_dictionary
 from recsys_spark.dataset.kcore import k_core
-from recsys_spark.dataset.splits import split_by_column, split_by_time, split_leave_one_out
+from recsys_spark.dataset.splits import check_column, split_leave_one_out, time_part
 from recsys_spark.errors import DataError
-from recsys_spark.schemas import USER_IDS
-from recsys_spark.warehouse import Slot, Version, Warehouse
+from recsys_spark.warehouse import Version, Warehouse
 
 PARTS = ("train", "valid", "test")
 TYPES = {"impression": 0.0, "view": 1.0, "purchase": 3.0, "rating": 0.5}
@@ -37,10 +35,15 @@ def test_split_by_time_begins_its_days_at_midnight(spark):
     ]
     events = spark.createDataFrame(rows, "time string, expected string")
     events = events.withColumn("date", F.to_date(F.col("time").cast("timestamp")))
-    split = split_by_time(events, dt.date(2026, 1, 10), valid_days=2, test_days=1).collect()
-    assert [(r.time, r.split) for r in split] == rows and [r.expected for r in split] == [e for _, e in rows]
-    one = split_by_time(events, dt.date(2026, 1, 10), valid_days=1, test_days=3).collect()
-    assert [r.split for r in one] == ["train", "valid", "test", "test", "test", "test"]
+
+    def parts(**days: int) -> list[str]:
+        part = time_part(F.col("date"), dt.date(2026, 1, 10), **days)
+        return [r.part for r in events.select(part.alias("part")).collect()]
+
+    assert parts(valid_days=2, test_days=1) == [part for _, part in rows]
+    assert parts(valid_days=1, test_days=3) == ["train", "valid", "test", "test", "test", "test"]
+    assert parts(valid_days=1, test_days=1, gap_days=2) == ["train", "gap", "gap", "valid", "test", "test"]
+    assert parts(valid_days=2, test_days=1, gap_days=7) == ["gap", "gap", "valid", "valid", "test", "test"]
 
 
 def test_split_leave_one_out_takes_the_last_two_of_three_or_more(spark):
@@ -59,10 +62,10 @@ def test_split_leave_one_out_takes_the_last_two_of_three_or_more(spark):
 
 def test_split_by_column_takes_the_logs_word_or_names_what_it_says_instead(spark):
     rows = spark.createDataFrame([("train",), ("valid",), ("test",)], "split string")
-    assert [r.split for r in split_by_column(rows).collect()] == list(PARTS)
+    check_column(rows)
     for wrong in ("Train", None, ""):
         with pytest.raises(DataError) as error:
-            split_by_column(rows.union(spark.createDataFrame([(wrong,)], "split string")))
+            check_column(rows.union(spark.createDataFrame([(wrong,)], "split string")))
         assert repr(wrong) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -80,7 +83,14 @@ def plain_core(pairs: set[tuple[int, int]], k: int) -> set[tuple[int, int]]:
             return pairs
 
 
-def test_k_core_is_the_fixed_point_on_random_graphs(spark):
+def core_rows(rows, k: int, scratch: Path) -> list[tuple[int, int]]:
+    scratch.mkdir()
+    core = k_core(rows, k, scratch)
+    kept = rows.join(core.users, "user_id", "left_semi").join(core.items, "item_id", "left_semi")
+    return [(row.user_id, row.item_id) for row in kept.collect()]
+
+
+def test_k_core_is_the_fixed_point_on_random_graphs(spark, tmp_path):
     """The core of graphs side by side is their cores side by side, so one call judges them all."""
     rng = random.Random(5)
     pairs = set()
@@ -93,43 +103,17 @@ def test_k_core_is_the_fixed_point_on_random_graphs(spark):
     rows = spark.createDataFrame(sorted(pairs | path), "user_id int, item_id int")
     sizes = set()
     for k in (2, 3):
-        kept = [(row.user_id, row.item_id) for row in k_core(rows, k).collect()]
+        kept = core_rows(rows, k, tmp_path / str(k))
         assert len(kept) == len(set(kept)) and set(kept) == plain_core(pairs, k) | plain_core(path, k)
         sizes.add(len(kept))
     assert not plain_core(path, 2) and len({*sizes, 0, len(pairs)}) == 4, "the draw is to hold partial cores"
     for k in (0, 1):
-        assert k_core(rows, k).count() == len(pairs | path)
-    assert k_core(rows, 9).count() == 0
-
-
-def keys(spark, *values: str | None):
-    return spark.createDataFrame([(v,) for v in values], "key string")
+        assert len(core_rows(rows, k, tmp_path / str(k))) == len(pairs | path)
+    assert core_rows(rows, 9, tmp_path / "9") == []
 
 
 def dictionary(version: Version) -> dict[str, int]:
-    rows = pq.read_table(version.data).to_pylist()
-    assert len({r["raw_id"] for r in rows}) == len({r["id"] for r in rows}) == len(rows)
-    assert {r["id"] for r in rows} == set(range(1, len(rows) + 1)), "0 is the unknown, and there are no gaps"
-    return {r["raw_id"]: r["id"] for r in rows}
-
-
-def test_dictionaries_are_append_only_and_deterministic(spark, tmp_path):
-    slot, twin = Slot(tmp_path / "user_ids"), Slot(tmp_path / "twin")
-    first = extend_dictionary(spark, slot, USER_IDS, keys(spark, "b", "a", None, "a", "é"))
-    assert dictionary(first) == {"a": 1, "b": 2, "é": 3} and first.name == "v000001"
-    second = extend_dictionary(spark, slot, USER_IDS, keys(spark, "c", "b", "0", "A"))
-    assert dictionary(second) == {"a": 1, "b": 2, "é": 3, "0": 4, "A": 5, "c": 6} and slot.current() == second
-    assert extend_dictionary(spark, slot, USER_IDS, keys(spark, "A", None)) == second
-
-    extend_dictionary(spark, twin, USER_IDS, keys(spark, "é", "b", "b", "a").repartition(3))
-    other = extend_dictionary(spark, twin, USER_IDS, keys(spark, "A", "0", "c").repartition(2))
-    assert dictionary(other) == dictionary(second)
-
-    # A run died after it wrote version 2 and before its pointer flipped; the next brings other keys.
-    slot.flip(first)
-    third = extend_dictionary(spark, slot, USER_IDS, keys(spark, "z", "c", "B"))
-    assert dictionary(third) == {**dictionary(second), "B": 7, "z": 8}
-    assert third.name == "v000003" and slot.current() == third and third.manifest["previous"] == "v000002"
+    return {r["raw_id"]: r["id"] for r in pq.read_table(version.data).to_pylist()}
 
 
 # One data set from end to end -------------------------------------------------------------------------
@@ -161,7 +145,7 @@ def draw_events(seed: int) -> dict[str, list[dict]]:
         row = event(number, user, item, kind, time, rating)
         batches[str(time.date())].append(row)
         if rng.random() < 0.2:  # delivered a day later once more, and not the same
-            copy = {**row, "event_type": "purchase", "rating": 4.0, "item_id": "i19"}
+            copy = {**row, "event_type": "purchase" if TYPES[kind] else kind, "rating": 4.0}
             batches[str(time.date() + dt.timedelta(days=1))].append(copy)
     return dict(sorted(batches.items()))
 
@@ -196,7 +180,7 @@ def plain_events(batches: dict[str, list[dict]], until: dt.date) -> list[dict]:
 
 
 def plain_interactions(events: list[dict], users: dict, items: dict, until: dt.date, k: int) -> dict[tuple, tuple]:
-    """(user, item, split) -> (weight, rating, timestamp, in_core), with one valid and one test day."""
+    """(user, item, split) -> (weight, rating, timestamp, in_core, cold user, cold item), one valid and test day."""
     groups = defaultdict(list)
     for e in events:
         if TYPES[e["event_type"]] > 0:
@@ -208,7 +192,8 @@ def plain_interactions(events: list[dict], users: dict, items: dict, until: dt.d
         rated = [(e["timestamp"], e["rating"]) for e in found if e["rating"] is not None]
         weight, last = sum(TYPES[e["event_type"]] for e in found), max(e["timestamp"] for e in found)
         in_core = key[2] == "train" and key[:2] in core
-        rows[key] = (weight, max(rated)[1] if rated else None, int(last.timestamp()), in_core)
+        cold = key[0] not in {u for u, _ in core}, key[1] not in {i for _, i in core}
+        rows[key] = (weight, max(rated)[1] if rated else None, int(last.timestamp()), in_core, *cold)
     return rows
 
 
@@ -254,7 +239,8 @@ def read_histories(spark, dataset: Dataset) -> dict[tuple, tuple]:
 def read_interactions(spark, dataset: Dataset) -> dict[tuple, tuple]:
     rows = spark.read.parquet(dataset.interactions.data).collect()
     assert len({(r.user_id, r.item_id, r.split) for r in rows}) == len(rows)
-    return {(r.user_id, r.item_id, r.split): (r.weight, r.rating, r.timestamp, r.in_core) for r in rows}
+    columns = ("weight", "rating", "timestamp", "in_core", "cold_user", "cold_item")
+    return {(r.user_id, r.item_id, r.split): tuple(r[c] for c in columns) for r in rows}
 
 
 def check_against_plain_python(spark, warehouse: Warehouse, dataset: Dataset, events: list[dict], until: dt.date):
@@ -288,7 +274,7 @@ def test_two_nights_against_plain_python(spark, tmp_path):
     events = plain_events({b: batches[b] for b in tonight}, UNTIL)
     rows, histories = check_against_plain_python(spark, warehouse, dataset, events, UNTIL)
     ids = {table: dictionary(warehouse.slot(table).current()) for table in ("user_ids", "item_ids")}
-    assert list(ids["user_ids"]) == sorted({e["user_id"] for e in events})
+    assert set(ids["user_ids"]) == {e["user_id"] for e in events}
     for user in ("u00", "u01", "u02"):  # never did more than look: cold, but to be served
         seen = {known: row for (known, u), row in histories.items() if u == ids["user_ids"][user]}
         assert list(seen) == ["test"] and seen["test"][:5] == ([], [], [], [], [])

@@ -51,6 +51,10 @@ class EvaluationConfig(Section):
     confidence: float = Field(0.95, gt=0, lt=1)
     replicates: int = Field(1_000, ge=100)
     """Bootstrap replicates of every interval."""
+    folds: int = Field(3, ge=2)
+    """Nights of a cross-validation (`jobs/cross_validate.py`)."""
+    fold_days: int = Field(1, ge=1)
+    """Days between them."""
 
 
 class PromotionConfig(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from recsys_spark.config import Config
+from recsys_spark.dataset.events import number, read_events, rows_by_type
 from recsys_spark.dataset.histories import build_histories
 from recsys_spark.dataset.ids import extend_dictionary
-from recsys_spark.dataset.interactions import build_interactions, first_delivery, weigh
+from recsys_spark.dataset.interactions import mark_core, write_pairs
 from recsys_spark.dataset.splits import PARTS
 from recsys_spark.dataset.training_feed import write_feed
 from recsys_spark.errors import DataError
@@ -52,16 +54,7 @@ def build_dataset(
     slots = {t: warehouse.slot(t, date=day) for t in (INTERACTIONS.name, HISTORIES.name, "feed")}
 
     def interactions(path: Path) -> dict[str, Any]:
-        numbered = _numbered(spark, warehouse, config, until, events)
-        rows = build_interactions(weigh(numbered, config.log.weights), config.dataset, until)
-        INTERACTIONS.conform(rows).write.parquet(str(path / "data"))
-        numbered.groupBy("user_id").agg(F.max("date").alias("last_day")).write.parquet(str(path / "users"))
-        parts = dict.fromkeys(PARTS, 0)
-        parts |= {r.split: r["count"] for r in _read(spark, path).groupBy("split").count().collect()}
-        spark.catalog.clearCache()
-        if not parts["train"]:
-            raise DataError(f"nothing to train on before {until}; choose a later --date, or mend dataset.split")
-        return {"table": "interactions", "rows": sum(parts.values()), "parts": parts, "events": inputs}
+        return {**_interactions(spark, warehouse, config, until, events, path), "events": inputs}
 
     made, _ = slots[INTERACTIONS.name].materialize(name, interactions, flip=False)
     rows = spark.read.parquet(made.data)
@@ -101,21 +94,55 @@ def current_dataset(warehouse: Warehouse, until: dt.date) -> Dataset:
     return found
 
 
-def _numbered(
-    spark: SparkSession, warehouse: Warehouse, config: Config, until: dt.date, events: dict[str, Version]
-) -> DataFrame:
-    """Read the events once each, with dense ids."""
-    rows = spark.read.parquet(*(v.data for v in events.values()))
-    if len(events) > 1:
-        rows = first_delivery(rows)
-    rows = rows.where(F.col("date") <= F.lit(until)).persist()
+def _interactions(
+    spark: SparkSession, warehouse: Warehouse, config: Config, until: dt.date, events: dict[str, Version], path: Path
+) -> dict[str, Any]:
+    """Write `data` (INTERACTIONS) and `users` (last day of everyone with an event); return the manifest's entries."""
+    rows = read_events(spark, events, until)
     if rows.isEmpty():
         raise DataError(f"no event up to {until}; choose a later --date")
-    for column, table in (("user_id", USER_IDS), ("item_id", ITEM_IDS)):
-        ids = extend_dictionary(spark, warehouse.slot(table.name), table, rows.select(column))
-        dictionary = spark.read.parquet(ids.data).select(F.col("raw_id").alias(column), F.col("id").alias("_id"))
-        rows = rows.join(dictionary, column).drop(column).withColumnRenamed("_id", column)
-    return rows
+    users = extend_dictionary(spark, warehouse.slot(USER_IDS.name), USER_IDS, rows.select("user_id"))
+    items = extend_dictionary(spark, warehouse.slot(ITEM_IDS.name), ITEM_IDS, rows.select("item_id"))
+    rows = number(spark, rows, users, items)
+    scratch = path / "scratch"
+    scratch.mkdir()
+    pairs = write_pairs(rows, config, until, len(events) > 1, scratch / "pairs")
+    mark_core(pairs, config.dataset.k_core, scratch).write.parquet(str(path / "data"))
+    shutil.rmtree(scratch)
+    rows.groupBy("user_id").agg(F.max("date").alias("last_day")).write.parquet(str(path / "users"))
+    counts = _read(spark, path).groupBy("split").agg(
+        F.count("*").alias("rows"), F.count_if("in_core").alias("core"),
+        F.sum("events").alias("events"),
+        F.count_if("cold_user").alias("cold_user"), F.count_if("cold_item").alias("cold_item"),
+    )  # fmt: skip
+    parts = {r.split: r.asDict() for r in counts.collect()}
+    if not parts.get("train"):
+        raise DataError(f"nothing to train on before {until}; choose a later --date, or mend dataset.split")
+    seen = rows_by_type(spark, events, until)
+    return {
+        "table": INTERACTIONS.name,
+        "counts": _reconciled(seen, config.log.weights, sum(p["events"] for p in parts.values()), len(events) > 1),
+        "rows": sum(p["rows"] for p in parts.values()),
+        "parts": dict.fromkeys(PARTS, 0) | {name: p["rows"] for name, p in parts.items()},
+        "core": parts["train"]["core"],
+        "cold": {n: {k: p[k] for k in ("cold_user", "cold_item")} for n, p in parts.items() if n in PARTS[1:]},
+        "user_ids": users.name,
+        "item_ids": items.name,
+    }
+
+
+def _reconciled(seen: dict[str, int], weights: dict[str, float], summed: int, repeated: bool) -> dict[str, int]:
+    """Hold the events that interactions sum up against those that were read.
+
+    Raises:
+        AssertionError: an event was lost, or counted twice.
+    """
+    weighed = sum(n for kind, n in seen.items() if weights.get(kind, 0) > 0)
+    again = weighed - summed
+    if again < 0 or (again and not repeated):
+        raise AssertionError(f"interactions sum up {summed} events of {weighed}")
+    total = sum(seen.values())
+    return {"events": total, "weightless": total - weighed, "delivered_again": again, "summed": summed}
 
 
 def _read(spark: SparkSession, path: Path) -> DataFrame:

@@ -7,12 +7,13 @@ from functools import reduce
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from recsys_spark.dataset.splits import PARTS
+from recsys_spark.dataset.splits import GAP, PARTS
 
 
 def build_histories(interactions: DataFrame, users: DataFrame) -> DataFrame:
     """Return a row per user and moment, with the columns of `HISTORIES`.
 
+    What lies in the gap of a time split is known at every moment, though no model learnt from it.
     `known = train` stands beside the valid part as truth, `known = valid` (train and valid together) beside
     the test part, and `known = test` is everything, for publishing. A held-out item that the user already
     had is no truth: the models may not recommend it again.
@@ -26,7 +27,7 @@ def build_histories(interactions: DataFrame, users: DataFrame) -> DataFrame:
 
 def _known(interactions: DataFrame, users: DataFrame, upto: int) -> DataFrame:
     rating = F.coalesce("rating", F.lit(float("nan")).cast("float"))
-    seen = interactions.where(F.col("split").isin(*PARTS[: upto + 1]))
+    seen = interactions.where(F.col("split").isin(*PARTS[: upto + 1], GAP))
     # an item may stand in several parts: its weights add up, its last rating counts
     pairs = seen.groupBy("user_id", "item_id").agg(
         F.sum("weight").cast("float").alias("weight"),

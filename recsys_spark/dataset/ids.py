@@ -1,70 +1,143 @@
 """Append-only dictionaries from the log's ids to dense ones.
 
-An id, once given, is for ever: a model trained last night reads tonight's ids. New keys are sorted before
-they are numbered, so the same events in the same order of nights give the same ids. 0 is the unknown.
+An id, once given, is for ever: a model trained last night reads tonight's ids. New ids are numbered in the
+order of their 64-bit hash, so the same events in the same order of nights give the same ids, however many
+partitions they lie in. 0 is the unknown.
+
+The hash, `key`, is what the events are joined by: a string is hashed where it is read, and never shuffled.
 """
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
-from pyspark.sql.types import IntegerType, StringType, StructField, StructType
 
+from recsys_spark.errors import DataError
 from recsys_spark.schemas import Table
-from recsys_spark.warehouse import Slot, Version
+from recsys_spark.warehouse import Busy, Slot, Version, exclusive
 
-_ROWS = StructType([StructField("raw_id", StringType()), StructField("id", IntegerType())])
+_BUCKET_BITS = 6
+_ROWS_PER_FILE = 5_000_000
+_PATIENCE_SECONDS = 120.0
 
 
-def extend_dictionary(spark: SparkSession, slot: Slot, table: Table, keys: DataFrame) -> Version:
-    """Give an id to every key that has none and return the dictionary that holds them all.
+def key_of(raw_id: Column, salt: int) -> Column:
+    """Hash a raw id to 64 bits; the dictionary's manifest says which salt keeps its ids apart."""
+    return F.xxhash64(raw_id, F.lit(salt))
+
+
+def extend_dictionary(
+    spark: SparkSession, slot: Slot, table: Table, raw_ids: DataFrame, patience: float = _PATIENCE_SECONDS
+) -> Version:
+    """Give an id to every raw id that has none and return the dictionary that holds them all.
+
+    Two runs may do so at once: one writes the next version, the other waits for it and numbers what is still
+    new to it behind that.
 
     Args:
         slot: where the dictionary's versions are.
         table: `USER_IDS` or `ITEM_IDS`.
-        keys: one text column; nulls are ignored, repeats are fine.
+        raw_ids: one text column; nulls are ignored, repeats are fine.
+        patience: seconds to wait for another run.
+
+    Raises:
+        Busy: another run is still writing the dictionary after `patience` seconds.
     """
-    current = slot.current()
-    known = spark.read.parquet(current.data) if current else spark.createDataFrame([], _ROWS)
-    fresh = keys.toDF("raw_id").where("raw_id is not null").distinct().join(known, "raw_id", "left_anti")
-    fresh = fresh.persist()
-    try:
-        count = fresh.count()
-        if current is not None and not count:
-            return current
-        return _append(spark, slot, table, current, known, fresh, count)
-    finally:
-        fresh.unpersist()
+    end = time.monotonic() + patience
+    while True:
+        current = slot.current()
+        salt = current.manifest["salt"] if current else 0
+        fresh = _without_id(spark, current, raw_ids, salt).persist()
+        try:
+            count = fresh.count()
+            if current is not None and not count:
+                return current
+            version = _append(spark, slot, table, current, fresh, count)
+            if version is not None:
+                return version
+        except Busy:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+        finally:
+            fresh.unpersist()
+
+
+def read_dictionary(spark: SparkSession, version: Version, column: str, dense: str) -> tuple[DataFrame, int]:
+    """Return the dictionary as rows of `<column>_key` and `dense`, and the salt of its keys."""
+    rows = spark.read.parquet(version.data).select(F.col("key").alias(f"{column}_key"), F.col("id").alias(dense))
+    return rows, version.manifest["salt"]
+
+
+def _without_id(spark: SparkSession, current: Version | None, raw_ids: DataFrame, salt: int) -> DataFrame:
+    rows = (
+        raw_ids.toDF("raw_id").where("raw_id is not null").select("raw_id", key_of(F.col("raw_id"), salt).alias("key"))
+    )
+    if current is not None:  # before the shuffle: on most nights hardly an id is new
+        rows = rows.join(spark.read.parquet(current.data).select("key"), "key", "left_anti")
+    return rows.select("raw_id", "key").distinct()
 
 
 def _append(
-    spark: SparkSession,
-    slot: Slot,
-    table: Table,
-    current: Version | None,
-    known: DataFrame,
-    fresh: DataFrame,
-    count: int,
-) -> Version:
+    spark: SparkSession, slot: Slot, table: Table, current: Version | None, fresh: DataFrame, count: int
+) -> Version | None:
+    """Write the next version, or return None: another run wrote it from other ids, and it is live now."""
+    number = int(current.name[1:]) + 1 if current else 1
     offset = current.manifest["rows"] if current else 0
+    old_salt = current.manifest["salt"] if current else 0
 
     def build(path: Path) -> dict[str, Any]:
-        numbered = fresh.sort("raw_id").rdd.zipWithIndex().map(lambda row: (row[0].raw_id, row[1] + 1 + offset))
-        rows = known.unionByName(spark.createDataFrame(numbered, _ROWS))
-        rows.coalesce(max(1, (offset + count) // 5_000_000)).write.parquet(str(path / "data"))
-        written = spark.read.parquet(str(path / "data"))
-        rows_written, ids, top = written.agg(F.count("*"), F.count_distinct("id"), F.max("id")).first()
-        if not rows_written == ids == top == offset + count:
-            raise AssertionError(f"{slot.path}: {rows_written} rows, {ids} ids up to {top}; expected {offset + count}")
-        return {"table": table.name, "rows": top, "appended": count, "previous": current.name if current else None}
+        known = spark.read.parquet(current.data) if current else None
+        salt = old_salt
+        while True:
+            rows = _numbered(fresh, offset)
+            rows = rows if known is None else known.select(rows.columns).unionByName(rows)
+            if salt != old_salt:
+                rows = rows.withColumn("key", key_of(F.col("raw_id"), salt))
+            files = max(1, (offset + count) // _ROWS_PER_FILE)
+            table.conform(rows).coalesce(files).write.mode("overwrite").parquet(str(path / "data"))
+            if _is_apart(spark, path / "data", offset + count):
+                break
+            salt += 1  # two raw ids share a key: one chance in 10,000 for 60 million of them
+        previous = current.name if current else None
+        return {"table": table.name, "rows": offset + count, "appended": count, "previous": previous, "salt": salt}
 
-    name = f"v{(int(current.name[1:]) if current else 0) + 1:06d}"
-    version, built = slot.materialize(name, build)
-    if built:
-        return version
-    # Another run, or one killed before its pointer flipped, wrote this version from other keys: it is live
-    # now, and our keys are numbered behind its own.
-    return extend_dictionary(spark, slot, table, fresh.select("raw_id"))
+    version, built = slot.materialize(f"v{number:06d}", build, flip=False)
+    with exclusive(slot.path):  # the pointer only ever goes forward, also where a killed run left it behind
+        live = slot.current()
+        if live is None or live.name < version.name:
+            slot.flip(version)
+    return version if built else None
+
+
+def _numbered(fresh: DataFrame, offset: int) -> DataFrame:
+    """Number new ids from `offset` + 1 in the order of (key, raw id).
+
+    The highest bits of the key part the order into ranges of about one size, each numbered by itself; where a
+    range begins is the sum of the ranges before it. No sort of everything, and no sample of it either.
+    """
+    bucket = F.shiftright("key", 64 - _BUCKET_BITS)
+    sizes = {r.bucket: r.n for r in fresh.groupBy(bucket.alias("bucket")).agg(F.count("*").alias("n")).collect()}
+    starts, total = {}, offset
+    for name in sorted(sizes):
+        starts[name] = total
+        total += sizes[name]
+    if not starts:
+        return fresh.select("raw_id", F.lit(0).alias("id"), "key")
+    start = F.create_map(*(F.lit(x) for pair in starts.items() for x in pair))
+    place = F.row_number().over(Window.partitionBy("bucket").orderBy("key", "raw_id"))
+    rows = fresh.withColumn("bucket", bucket)
+    return rows.select("raw_id", (place + start[F.col("bucket")]).cast("int").alias("id"), "key")
+
+
+def _is_apart(spark: SparkSession, data: Path, expected: int) -> bool:
+    """Assert that the ids are 1 to `expected`, and return whether every key is one id's alone."""
+    rows = spark.read.parquet(str(data))
+    n, ids, top = rows.agg(F.count("*"), F.sum(F.col("id").cast("long")), F.max("id")).first()
+    if n != expected or (n and (ids != n * (n + 1) // 2 or top != n)):
+        raise DataError(f"{data}: {n} ids up to {top}, expected {expected}; did the events change meanwhile?")
+    return rows.groupBy("key").count().where("count > 1").isEmpty()

@@ -89,7 +89,10 @@ def finish_model(context: Context, run: TrackedRun, name: str, version: Version,
         model_version(context, "popularity", dataset).path,
         str(context.day),
     )
-    run.tags({"recsys.version": version.name, "recsys.registered": f"{context.store.model_name}/{registered.number}"})
+    ids = {f"recsys.{table}": dataset.interactions.manifest[table] for table in (USER_IDS.name, ITEM_IDS.name)}
+    run.tags(
+        {"recsys.version": version.name, **ids, "recsys.registered": f"{context.store.model_name}/{registered.number}"}
+    )
 
 
 def model_version(context: Context, name: str, dataset: Dataset) -> Version:
@@ -128,17 +131,20 @@ def champion_path(context: Context, champion: registry.Registered) -> Path:
     return registry.fetch(context.store, champion, context.warehouse.root.absolute() / "champions")
 
 
-def measure(context: Context, dataset: Dataset) -> tuple[Version, Results]:
-    """Measure the night's models and the champion; return the version of `user_metrics` and its summary."""
+def measure(context: Context, dataset: Dataset, with_champion: bool = True) -> tuple[Version, Results]:
+    """Measure the night's models and the champion; return the version of `user_metrics` and its summary.
+
+    Without the champion it is no night's evaluation, and no version of it goes live.
+    """
     config = context.config
     names = (*config.train.baselines, *config.train.deep)
     versions = {name: model_version(context, name, dataset) for name in names}
     candidates = [Candidate(name, v.name, v.path) for name, v in versions.items()]
-    champion = registry.resolve(context.store, registry.CHAMPION)
+    champion = registry.resolve(context.store, registry.CHAMPION) if with_champion else None
     if champion is not None and champion.version not in {c.version for c in candidates}:
         candidates.append(Candidate("champion", champion.version, champion_path(context, champion)))
     used = {c.name: c.version for c in candidates}
-    settings = (config.evaluation.model_dump(), config.publish.block_users, config.seed)
+    settings = (config.evaluation.model_dump(exclude={"folds", "fold_days"}), config.publish.block_users, config.seed)
     name = f"{context.day}-{fingerprint(_METRICS_CODE, dataset.name, used, settings)}"
     catalogue = context.spark.read.parquet(str(dataset.feed.path / "items")).count()
 
@@ -154,7 +160,8 @@ def measure(context: Context, dataset: Dataset) -> tuple[Version, Results]:
             raise DataError(f"no user has anything held out on {context.day}; choose another --date, or dataset.split")
         return {"table": USER_METRICS.name, "candidates": used, "results": to_json(results), "users": users["test"]}
 
-    version, _ = context.warehouse.slot(USER_METRICS.name, date=context.day).materialize(name, build)
+    slot = context.warehouse.slot(USER_METRICS.name, date=context.day)
+    version, _ = slot.materialize(name, build, flip=with_champion)
     return version, from_json(version.manifest["results"])
 
 

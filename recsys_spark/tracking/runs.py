@@ -91,6 +91,13 @@ def child_run(parent: TrackedRun, name: str, kind: str, night: dt.date | None) -
 
 
 @contextlib.contextmanager
+def own_run(store: Store, name: str, kind: str, night: dt.date) -> Iterator[TrackedRun]:
+    """Open a run that belongs to no night."""
+    with closing(_create(store, name, kind, night, None)) as run:
+        yield run
+
+
+@contextlib.contextmanager
 def closing(run: TrackedRun) -> Iterator[TrackedRun]:
     """Close a run at the end: finished, or failed if an exception passes."""
     try:
