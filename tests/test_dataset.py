@@ -307,6 +307,6 @@ def test_nothing_to_train_on_is_one_line_and_publishes_nothing(spark, tmp_path):
     assert "nothing to train on before 2026-01-01" in refused(dt.date(2026, 1, 1))
     assert "split column says None" in refused(dt.date(2026, 1, 9), split="column")
     assert "dataset.k_core=50" in refused(dt.date(2026, 1, 9), k_core=50)
-    assert warehouse.keys("feed", "date") == [], "nothing that a model could learn from"
+    assert warehouse.keys("feeds/pairs", "date") == [], "nothing that a model could learn from"
     with pytest.raises(DataError, match=r"jobs/build_dataset\.py --date 2026-01-09"):
         current_dataset(warehouse, dt.date(2026, 1, 9))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recsys_spark.config.section import Section
 
@@ -42,3 +42,11 @@ class DatasetConfig(Section):
     """Least number of files (= row groups) of the feed; needs one per rank."""
     feed_rows_per_file: int = Field(1_000_000, ge=1)
     """Most rows of one file of the feed."""
+
+    @model_validator(mode="after")
+    def _has_pairs(self) -> DatasetConfig:
+        if "pairs" not in self.feeds or len(set(self.feeds)) < len(self.feeds):
+            raise ValueError(
+                "dataset.feeds needs 'pairs', and no kind twice: every model's catalogue is written with it"
+            )
+        return self

@@ -20,8 +20,9 @@ from recsys_spark.dataset.splits import PARTS
 from recsys_spark.dataset.training_feed import write_feed
 from recsys_spark.errors import DataError
 from recsys_spark.schemas import HISTORIES, INTERACTIONS, ITEM_IDS, USER_IDS
-from recsys_spark.warehouse import Version, Warehouse, fingerprint
+from recsys_spark.warehouse import Slot, Version, Warehouse, fingerprint
 
+FEEDS = ("pairs", "sequences", "impressions")
 _CODE = ("dataset", "schemas.py")
 
 
@@ -31,7 +32,13 @@ class Dataset:
 
     interactions: Version
     histories: Version
-    feed: Version
+    feeds: dict[str, Version]
+    """By kind; see `dataset.feeds` of the configuration."""
+
+    @property
+    def feed(self) -> Version:
+        """The feed of pairs, which every data set has."""
+        return self.feeds["pairs"]
 
     @property
     def name(self) -> str:
@@ -51,7 +58,7 @@ def build_dataset(
     inputs = {batch: version.name for batch, version in events.items()}
     settings = (config.dataset.model_dump(), config.log.weights, config.seed, day)
     name = f"{day}-{fingerprint(_CODE, settings, inputs)}"
-    slots = {t: warehouse.slot(t, date=day) for t in (INTERACTIONS.name, HISTORIES.name, "feed")}
+    slots = _slots(warehouse, day)
 
     def interactions(path: Path) -> dict[str, Any]:
         return {**_interactions(spark, warehouse, config, until, events, path), "events": inputs}
@@ -69,29 +76,45 @@ def build_dataset(
             "users_with_held_out": {"valid": held.get("train", 0), "test": held.get("valid", 0)},
         }
 
-    def feed(path: Path) -> dict[str, Any]:
+    def pairs(path: Path) -> dict[str, Any]:
         return {**write_feed(spark, rows, config.dataset, config.seed, path), "interactions": made.name}
 
-    built = Dataset(
-        made,
-        slots[HISTORIES.name].materialize(name, histories, flip=False)[0],
-        slots["feed"].materialize(name, feed, flip=False)[0],
-    )
-    # live only when all three stand, so that a date's tables belong together
-    for slot, version in zip(slots.values(), (built.interactions, built.histories, built.feed), strict=True):
-        slot.flip(version)
-    return built
+    past = slots[HISTORIES.name].materialize(name, histories, flip=False)[0]
+    writers = {"pairs": pairs}
+    feeds: dict[str, Version] = {}
+    for kind in config.dataset.feeds:
+        feeds[kind] = slots[f"feeds/{kind}"].materialize(name, writers[kind], flip=False)[0]
+    # live only when all of them stand, so that a date's tables belong together
+    for kind in FEEDS:
+        if kind in feeds:
+            slots[f"feeds/{kind}"].flip(feeds[kind])
+        else:
+            slots[f"feeds/{kind}"].retire()
+    slots[INTERACTIONS.name].flip(made)
+    slots[HISTORIES.name].flip(past)
+    return Dataset(made, past, feeds)
 
 
 def current_dataset(warehouse: Warehouse, until: dt.date) -> Dataset:
     """Return the live data set of a run date, or raise a `DataError` that says how to make it."""
     remedy = f"run jobs/build_dataset.py --date {until} first"
     day = until.isoformat()
-    slots = (warehouse.slot(t, date=day) for t in (INTERACTIONS.name, HISTORIES.name, "feed"))
-    found = Dataset(*(slot.require(remedy) for slot in slots))
-    if not found.interactions.name == found.histories.name == found.feed.name:
+    slots = _slots(warehouse, day)
+    feeds = {kind: slots[f"feeds/{kind}"].current() for kind in FEEDS}
+    found = Dataset(
+        slots[INTERACTIONS.name].require(remedy),
+        slots[HISTORIES.name].require(remedy),
+        {kind: version for kind, version in feeds.items() if version is not None},
+    )
+    names = {v.name for v in (found.interactions, found.histories, *found.feeds.values())}
+    if len(names) > 1 or "pairs" not in found.feeds:
         raise DataError(f"the data set of {until} is half made; {remedy}")
     return found
+
+
+def _slots(warehouse: Warehouse, day: str) -> dict[str, Slot]:
+    tables = (INTERACTIONS.name, HISTORIES.name, *(f"feeds/{kind}" for kind in FEEDS))
+    return {table: warehouse.slot(table, date=day) for table in tables}
 
 
 def _interactions(

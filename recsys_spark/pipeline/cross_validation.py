@@ -53,13 +53,13 @@ def cross_validate(context: Context) -> StageResult:
         totals = summary(table)
         run.table(table, "folds.json")
         run.table(totals, "summary.json")
-        for column in ("mean", "std"):
-            run.metrics(dict(zip(totals["model"] + f"_{METRIC}_{column}", totals[column], strict=True)))
+        for row in totals.to_dict("records"):
+            run.metrics({f"{row['model']}_{METRIC}_{column}": float(row[column]) for column in ("mean", "std")})
         run.describe(_markdown(totals, days))
     _show(totals, days)
     return StageResult(
         inputs={"folds": [str(day) for day in days]},
-        metrics={r.model: {"mean": r.mean, "std": r.std, "folds": r.folds} for r in totals.itertuples()},
+        metrics={str(r.model): {"mean": r.mean, "std": r.std, "folds": r.folds} for r in totals.itertuples()},
     )
 
 

@@ -11,7 +11,7 @@ from recsys_spark.errors import ConfigError
 from recsys_spark.log.catalogue import ingest_items
 from recsys_spark.log.generate import generate_log as generate
 from recsys_spark.log.ingest import ingest as ingest_events
-from recsys_spark.pipeline import night
+from recsys_spark.pipeline import night, reconciliation
 from recsys_spark.pipeline.context import Context, StageResult
 from recsys_spark.recommendation.publish import publish
 from recsys_spark.tracking import promotion, registry
@@ -52,6 +52,9 @@ def build_dataset(context: Context) -> StageResult:
     """Build dictionaries, interactions, histories and the training feed of the run date."""
     events = night.live_events(context)
     made = build(context.spark, context.warehouse, context.config, context.day, events)
+    rows = reconciliation.rows_table(events, made)
+    context.night_run.table(rows, "rows.json")
+    context.night_run.describe(reconciliation.markdown(rows))
     counts = {
         "interactions": made.interactions.manifest["rows"],
         **made.interactions.manifest["parts"],
@@ -130,7 +133,10 @@ def promote(context: Context) -> StageResult:
         decision, champion = night.decide(context, dataset)
         run.tags({"recsys.decision": decision.why})
         run.metrics({"promoted": float(decision.promoted)})
-        context.night_run.describe(markdown(night.results(context), decision.why))
+        rows = reconciliation.rows_table(night.live_events(context), dataset)
+        context.night_run.describe(
+            markdown(night.results(context), decision.why) + "\n" + reconciliation.markdown(rows)
+        )
     serving = {"model": champion.model, "version": champion.version, "number": champion.number} if champion else None
     return StageResult(
         inputs={"dataset": dataset.name},
