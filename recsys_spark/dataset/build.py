@@ -85,11 +85,12 @@ def build_dataset(
     for kind in config.dataset.feeds:
         feeds[kind] = slots[f"feeds/{kind}"].materialize(name, writers[kind], flip=False)[0]
     # live only when all of them stand, so that a date's tables belong together
-    for kind in FEEDS:
-        if kind in feeds:
-            slots[f"feeds/{kind}"].flip(feeds[kind])
+    for each in FEEDS:
+        slot = slots[f"feeds/{each}"]
+        if each in feeds:
+            slot.flip(feeds[each])
         else:
-            slots[f"feeds/{kind}"].retire()
+            slot.retire()
     slots[INTERACTIONS.name].flip(made)
     slots[HISTORIES.name].flip(past)
     return Dataset(made, past, feeds)
