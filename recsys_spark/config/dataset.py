@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recsys_spark.config.section import Section
 
@@ -38,7 +38,18 @@ class DatasetConfig(Section):
     """Items between the windows that a history longer than `history_length` is cut into; null = its length."""
     label_hours: int = Field(24, ge=1)
     """Hours after an impression within which a click or purchase of the item labels it."""
+    positive_rating: float = 4.0
+    """Least rating that labels a row of the impressions feed positive, where a log has ratings and no impressions."""
     feed_files: int = Field(8, ge=1)
-    """Least number of files (= row groups) of the feed; needs one per rank."""
+    """Least number of files (= row groups) of a feed; there are never fewer than four for each reader thread."""
     feed_rows_per_file: int = Field(1_000_000, ge=1)
     """Most rows of one file of the feed."""
+
+    @model_validator(mode="after")
+    def _covers(self) -> DatasetConfig:
+        if self.sequence_stride is not None and self.sequence_stride > self.history_length:
+            raise ValueError(
+                f"dataset.sequence_stride {self.sequence_stride} is above dataset.history_length "
+                f"{self.history_length}: items between two windows would be in none; lower it"
+            )
+        return self
