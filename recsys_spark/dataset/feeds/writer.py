@@ -74,21 +74,28 @@ def write_files(
     """
     fine = math.ceil(math.log2(_BUCKETS_PER_FILE * files))
     bits = 62 if count <= 1 << _BITS else max(_BITS, fine)
-    hashed = rows.withColumn("_hash", F.xxhash64(*identity, F.lit(seed)))
-    hashed = hashed.withColumn("_bucket", F.shiftrightunsigned("_hash", 64 - bits))
-    counts = hashed.groupBy("_bucket").agg(F.count("*").alias("n")).toArrow()
+    hashed = rows.withColumn("_feed_hash", F.xxhash64(*identity, F.lit(seed)))
+    hashed = hashed.withColumn("_feed_bucket", F.shiftrightunsigned("_feed_hash", 64 - bits))
+    dealt = _deal(spark, hashed, files)
+    shuffled = hashed.join(F.broadcast(dealt), "_feed_bucket").repartition(files, "_feed_key")
+    kept = [c for c in rows.columns if not c.startswith("_")]
+    ordered = shuffled.sortWithinPartitions("_feed_hash", *identity).select(*kept)
+    ordered.write.option("parquet.block.size", _ROW_GROUP_BYTES).parquet(str(folder))
+
+
+def _deal(spark: SparkSession, hashed: DataFrame, files: int) -> DataFrame:
+    """Return `_feed_bucket` and `_feed_key`, the partition key of the file that the bucket's rows go to.
+
+    Buckets stay in order. A bucket goes to the file in whose share of the rows its middle row falls.
+    """
+    counts = hashed.groupBy("_feed_bucket").agg(F.count("*").alias("n")).toArrow()
     buckets, sizes = (counts.column(i).to_numpy() for i in range(2))
     order = np.argsort(buckets)
-    middles = np.cumsum(sizes[order]) - sizes[order] / 2
-    file_of = np.minimum((middles * files / max(count, 1)).astype(np.int64), files - 1)
+    ends = np.cumsum(sizes[order])
+    total = max(int(sizes.sum()), 1)
+    file_of = ((ends - sizes[order] / 2) * files / total).astype(np.int64)
     keys = _partition_keys(spark, files)[file_of]
-    table = pa.table({"_bucket": buckets[order], "_key": keys.astype(np.int32)})
-    # a bare createDataFrame of no row would lose the types
-    dealt = spark.createDataFrame(table, "_bucket bigint, _key int") if count else None
-    hashed = hashed.join(F.broadcast(dealt), "_bucket") if dealt is not None else hashed.withColumn("_key", F.lit(0))
-    shuffled = hashed.repartition(files, "_key").sortWithinPartitions("_hash", *identity)
-    kept = [c for c in rows.columns if not c.startswith("_")]
-    shuffled.select(*kept).write.option("parquet.block.size", _ROW_GROUP_BYTES).parquet(str(folder))
+    return spark.createDataFrame(pa.table({"_feed_bucket": buckets[order], "_feed_key": keys.astype(np.int32)}))
 
 
 def _partition_keys(spark: SparkSession, files: int) -> np.ndarray:
