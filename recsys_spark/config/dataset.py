@@ -33,7 +33,7 @@ class DatasetConfig(Section):
     feeds: list[Literal["pairs", "sequences", "impressions"]] = ["pairs"]
     """Training feeds to write: pairs for two-tower and NeuMF, sequences, and impressions for ranking models."""
     history_length: int = Field(50, ge=1)
-    """Length of the padded histories in the training feed."""
+    """Length of the padded histories of pairs, and of the windows of sequences."""
     sequence_stride: int | None = Field(None, ge=1)
     """Items between the windows that a history longer than `history_length` is cut into; null = its length."""
     label_hours: int = Field(24, ge=1)
@@ -43,7 +43,7 @@ class DatasetConfig(Section):
     feed_files: int = Field(8, ge=1)
     """Least number of files (= row groups) of a feed; there are never fewer than four for each reader thread."""
     feed_rows_per_file: int = Field(1_000_000, ge=1)
-    """Most rows of one file of the feed."""
+    """Most rows of one file of a feed; fewer where a file would hold more than 128 MiB of plain values."""
 
     @model_validator(mode="after")
     def _covers(self) -> DatasetConfig:

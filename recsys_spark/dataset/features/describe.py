@@ -1,7 +1,8 @@
 """Every feature of an event, as of that event: from strictly before its time, or its own circumstances.
 
 Features of the user look back from the event's microsecond, features of the item from the event's UTC day,
-because they are kept by day. Nothing else of the log goes in, so what happens later changes no row.
+because they are kept by day. Nothing else of the log goes in, so what happens later changes no row. All past events
+count, those of held-out pairs too: with a split that is not by time, a training row's past may hold them.
 """
 
 from __future__ import annotations
