@@ -18,6 +18,7 @@ from recsys_spark.dataset.build import Dataset, build_dataset, current_dataset
 from recsys_spark.dataset.kcore import k_core
 from recsys_spark.dataset.splits import check_column, split_leave_one_out, time_part
 from recsys_spark.errors import DataError
+from recsys_spark.pipeline.reconciliation import rows_table
 from recsys_spark.warehouse import Version, Warehouse
 
 PARTS = ("train", "valid", "test")
@@ -164,6 +165,21 @@ def publish(warehouse: Warehouse, batches: dict[str, list[dict]]) -> dict[str, V
     }
 
 
+def catalogue(warehouse: Warehouse) -> Version:
+    """Make half of the items known to the catalogue."""
+    schema = pa.schema(
+        [(n, pa.string()) for n in ("item_id", "title", "description")] + [("categories", pa.list_(pa.string()))]
+    )
+    rows = [{"item_id": f"i{n:02}", "categories": ["even", "all"] if n % 4 else []} for n in range(0, 20, 2)]
+
+    def write(path: Path) -> dict:
+        (path / "data").mkdir()
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), path / "data" / "part-0.parquet")
+        return {}
+
+    return warehouse.slot("items").materialize("v1", write)[0]
+
+
 def config_of(**dataset: object) -> Config:
     columns = {c: c for c in ("user_id", "item_id", "timestamp", "event_type", "split")}
     log = {"path": "t", "event_types": TYPES, "columns": columns}
@@ -270,7 +286,7 @@ def test_two_nights_against_plain_python(spark, tmp_path):
     versions = publish(warehouse, batches)
 
     tonight = {b: versions[b] for b in versions if b <= str(UNTIL)}
-    dataset = build_dataset(spark, warehouse, config_of(), UNTIL, tonight)
+    dataset = build_dataset(spark, warehouse, config_of(), UNTIL, tonight, catalogue(warehouse))
     events = plain_events({b: batches[b] for b in tonight}, UNTIL)
     rows, histories = check_against_plain_python(spark, warehouse, dataset, events, UNTIL)
     ids = {table: dictionary(warehouse.slot(table).current()) for table in ("user_ids", "item_ids")}
@@ -281,16 +297,54 @@ def test_two_nights_against_plain_python(spark, tmp_path):
     assert {row[3] for (_, _, part), row in rows.items() if part == "train"} == {True, False}
     assert any(len(row[0]) > 1 and row[3] for row in histories.values())
 
-    assert build_dataset(spark, warehouse, config_of(), UNTIL, tonight) == dataset == current_dataset(warehouse, UNTIL)
+    assert (
+        build_dataset(spark, warehouse, config_of(), UNTIL, tonight, catalogue(warehouse))
+        == dataset
+        == current_dataset(warehouse, UNTIL)
+    )
 
     # The next night sees more events and more keys; ids that were given stay.
     tomorrow = UNTIL + dt.timedelta(days=1)
-    after = build_dataset(spark, warehouse, config_of(), tomorrow, versions)
+    after = build_dataset(spark, warehouse, config_of(), tomorrow, versions, catalogue(warehouse))
     check_against_plain_python(spark, warehouse, after, plain_events(batches, tomorrow), tomorrow)
     for table, before in ids.items():
         now = dictionary(warehouse.slot(table).current())
         assert before.items() <= now.items() and len(now) == len(before) + 1
     assert current_dataset(warehouse, UNTIL) == dataset, "a night does not touch another's"
+
+
+@pytest.mark.parametrize("split", ["time", "leave_one_out", "column", "random"])
+def test_every_split_through_every_feed_with_every_row_accounted_for(spark, tmp_path, split, capsys):
+    batches, warehouse = draw_events(8), Warehouse(tmp_path)
+    for rows in batches.values():
+        for row in rows:
+            row["split"] = PARTS[min(2, max(0, 2 - (UNTIL - row["date"]).days))]
+    versions = {b: v for b, v in publish(warehouse, batches).items() if b <= str(UNTIL)}
+    for batch, version in versions.items():
+        kept = len(batches[batch])
+        version.manifest["counts"] = {"rows_in": kept + 3, "events": kept, "duplicates": 1, "bots": 2}
+    feeds = ["pairs", "sequences", "impressions"]
+    config = config_of(split=split, k_core=2, feeds=feeds, gap_days=0 if split != "time" else 1, sequence_stride=2)
+    made = build_dataset(spark, warehouse, config, UNTIL, versions, catalogue(warehouse))
+    assert list(made.feeds) == feeds and current_dataset(warehouse, UNTIL).feeds == made.feeds
+    assert ("models train on the future" in capsys.readouterr().err) == (split == "random")
+
+    events = plain_events({b: batches[b] for b in versions}, UNTIL)
+    weighed = [e for e in events if TYPES[e["event_type"]] > 0]
+    table = rows_table(versions, made)
+    rows = dict(zip(table["what"], table["rows"], strict=True))
+    read = sum(e["date"] <= UNTIL for b in versions for e in batches[b])
+    assert rows["events up to the run date"] == read and rows["+ summed up into interactions"] == len(weighed)
+    parts = spark.read.parquet(made.interactions.data).groupBy("split").count().collect()
+    assert {r.split: r["count"] for r in parts} == {p: n for p, n in made.interactions.manifest["parts"].items() if n}
+    assert rows["pairs"] == rows["train part, in the core"] > 0 and rows["sequences"] > 0
+    shown = [e for e in events if e["event_type"] == "impression"]
+    assert sum(made.feeds["impressions"].manifest["parts"].values()) == len(shown) - (split == "time") * sum(
+        (UNTIL - e["date"]).days == 2 for e in shown
+    )
+    with pytest.raises(AssertionError, match="are not the sum"):
+        next(iter(versions.values())).manifest["counts"]["rows_in"] += 1
+        rows_table(versions, made)
 
 
 def test_nothing_to_train_on_is_one_line_and_publishes_nothing(spark, tmp_path):
@@ -299,7 +353,7 @@ def test_nothing_to_train_on_is_one_line_and_publishes_nothing(spark, tmp_path):
 
     def refused(until: dt.date, **dataset: object) -> str:
         with pytest.raises(DataError) as error:
-            build_dataset(spark, warehouse, config_of(**dataset), until, versions)
+            build_dataset(spark, warehouse, config_of(**dataset), until, versions, catalogue(warehouse))
         assert "\n" not in str(error.value)
         return str(error.value)
 

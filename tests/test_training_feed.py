@@ -1,7 +1,8 @@
-"""The training feed: its files, that it never looks ahead, and what Petastorm makes of it."""
+"""The writer of feeds and the feed of pairs: its files, that it never looks ahead, what Petastorm makes of it."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import random
@@ -12,15 +13,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
-from recsys_spark.config import DatasetConfig
-from recsys_spark.dataset.training_feed import describe_feed, write_feed
+from recsys_spark.config import Config
+from recsys_spark.dataset.feeds.pairs import write_pairs
+from recsys_spark.dataset.feeds.writer import describe_files, file_count, write_rows
 from recsys_spark.errors import ConfigError, DataError
 from recsys_spark.feed.reader import Feed
 from recsys_spark.warehouse import MANIFEST
 
 LENGTH = 4
-CONFIG = DatasetConfig(history_length=LENGTH, feed_files=3, k_core=2)
+
+
+def config_of(seed: int = 7, train: dict | None = None, **dataset: object) -> Config:
+    dataset = {"history_length": LENGTH, "feed_files": 3, "k_core": 2, **dataset}
+    train = {"ranks": 1, **(train or {})}
+    return Config.model_validate(
+        {"name": "t", "root": "t", "seed": seed, "log": {"path": "t"}, "dataset": dataset, "train": train}
+    )
+
+
+CONFIG = config_of()
 COLUMNS = ("user_id", "item_id", "weight", "history")
 SCHEMA = "user_id int, item_id int, split string, weight float, rating float, timestamp long, in_core boolean"
 
@@ -47,10 +61,10 @@ def plain_feed(rows: list[tuple]) -> list[tuple]:
     return feed
 
 
-def build(spark, rows: list[tuple], path: Path, seed: int = 7, partitions: int = 2, config=CONFIG) -> Path:
+def build(spark, rows: list[tuple], path: Path, partitions: int = 2, config: Config = CONFIG) -> Path:
     """Write a feed with its manifest, as a version of the table has it."""
     interactions = spark.createDataFrame(rows, SCHEMA).repartition(partitions)
-    manifest = write_feed(spark, interactions, config, seed, path)
+    manifest = write_pairs(spark, interactions, config, path)
     (path / MANIFEST).write_text(json.dumps(manifest))
     return path
 
@@ -90,7 +104,8 @@ def test_rows_are_the_core_of_the_training_part_with_what_came_before(feed, rows
 
 def test_files_hold_one_row_group_no_null_and_the_types_of_the_contract(feed):
     manifest = json.loads((feed / MANIFEST).read_text())
-    assert len(manifest["files"]) == manifest["row_groups"] == 3
+    assert len(manifest["files"]) == manifest["row_groups"] == 4, "four for the one reader thread"
+    assert {file["rows"] for file in manifest["files"]} <= {manifest["rows"] // 4, manifest["rows"] // 4 + 1}
     assert manifest["schema"] == [
         ["user_id", "int32"], ["item_id", "int32"], ["weight", "float"], ["history", "list<int32>"],
     ]  # fmt: skip
@@ -120,13 +135,12 @@ def test_what_happens_later_changes_nothing_before(spark, feed, rows, tmp_path):
 
 
 def test_the_same_rows_are_the_same_files_however_spark_ran(spark, feed, rows, tmp_path):
-    again = build(spark, rows[::-1], tmp_path / "again", partitions=5)
+    with shuffle_partitions(spark, 3):
+        again = build(spark, rows[::-1], tmp_path / "again", partitions=5)
     assert contents(again) == contents(feed)
-    other = build(spark, rows, tmp_path / "other", seed=8)
+    other = build(spark, rows, tmp_path / "other", config=config_of(seed=8))
     assert contents(other) != contents(feed)
     assert sorted(r for f in contents(other) for r in f) == sorted(r for f in contents(feed) for r in f)
-    many = build(spark, rows, tmp_path / "many", config=CONFIG.model_copy(update={"feed_rows_per_file": 30}))
-    assert len(contents(many)) > 3
 
 
 def test_no_row_left_is_one_line(spark, rows, tmp_path):
@@ -135,17 +149,73 @@ def test_no_row_left_is_one_line(spark, rows, tmp_path):
     assert "dataset.k_core=2" in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("fault", ["row groups", "type", "schemas", "rows"])
+FAULTS = ["row groups", "type", "schemas", "rows", "files", "null", "length"]
+
+
+@pytest.mark.parametrize("fault", [None, *FAULTS])
 def test_a_feed_against_the_contract_is_not_described(tmp_path, fault):
-    (tmp_path / "data").mkdir()
-    table = pa.table({"user_id": pa.array(range(8), pa.int32()), "weight": pa.array([1.0] * 8, pa.float32())})
-    other = table.rename_columns(["user_id", "w"]) if fault == "schemas" else table
+    table = pa.table({
+        "user_id": pa.array(range(8), pa.int32()),
+        "weight": pa.array([1.0] * 7 + [None if fault == "null" else 1.0], pa.float32()),
+        "history": pa.array([[0, 1]] * 7 + [[0] if fault == "length" else [0, 1]], pa.list_(pa.int32())),
+    })  # fmt: skip
+    other = table.rename_columns(["user_id", "w", "history"]) if fault == "schemas" else table
     if fault == "type":
         other = table = table.append_column("name", pa.array(["x"] * 8))
-    pq.write_table(table, tmp_path / "data" / "a.parquet", row_group_size=4 if fault == "row groups" else 8)
-    pq.write_table(other, tmp_path / "data" / "b.parquet")
-    with pytest.raises(AssertionError):
-        describe_feed(tmp_path, 15 if fault == "rows" else 16)
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=4 if fault == "row groups" else 8)
+    pq.write_table(other, tmp_path / "b.parquet")
+    expected = (15 if fault == "rows" else 16, 3 if fault == "files" else 2, 2)
+    if fault is None:
+        assert describe_files(tmp_path, *expected)["rows"] == 16
+    else:
+        with pytest.raises(AssertionError):
+            describe_files(tmp_path, *expected)
+
+
+@contextlib.contextmanager
+def shuffle_partitions(spark, number: int):
+    key = "spark.sql.shuffle.partitions"
+    before = spark.conf.get(key)
+    spark.conf.set(key, number)
+    yield
+    spark.conf.set(key, before)
+
+
+@settings(max_examples=4, deadline=None, phases=[Phase.generate])
+@given(
+    st.integers(1, 3000), st.integers(1, 3), st.integers(1, 2), st.integers(1, 40), st.integers(20, 1000),
+)  # fmt: skip
+def test_files_are_as_many_as_readers_need_and_of_one_size(spark, tmp_path_factory, n, ranks, workers, least, most):
+    """Every row is written once; the number of files follows the rule; sizes differ by no more than a row."""
+    path = tmp_path_factory.mktemp("files")
+    config = config_of(train={"ranks": ranks, "feed_workers": workers}, feed_files=least, feed_rows_per_file=most)
+    rows = spark.range(n).selectExpr("int(id) as user_id", "float(id / 2) as weight", "id * 3 as _number")
+    manifest = write_rows(spark, rows, n, path, ["_number"], config)
+    sizes = [file["rows"] for file in manifest["files"]]
+    assert len(sizes) == min(n, max(4 * ranks * workers, least, -(-n // most)))
+    assert sum(sizes) == n and max(sizes) - min(sizes) <= 1
+    assert manifest["schema"] == [["user_id", "int32"], ["weight", "float"]], "hidden columns stay hidden"
+    assert sorted(pq.read_table(path / "data")["user_id"].to_pylist()) == list(range(n))
+
+
+def test_a_large_feed_is_dealt_by_buckets_and_still_even(spark, tmp_path):
+    """Beyond 2^18 rows a bucket holds several: sizes are within 20 % all the same."""
+    n = 300_000
+    config = config_of(train={"ranks": 4}, feed_files=1)
+    rows = spark.range(n).selectExpr("int(id) as user_id")
+    manifest = write_rows(spark, rows, n, tmp_path, ["user_id"], config)
+    sizes = [file["rows"] for file in manifest["files"]]
+    assert len(sizes) == 16 and max(sizes) < 1.01 * min(sizes)
+    first = pq.read_table(tmp_path / "data" / manifest["files"][0]["file"])["user_id"].to_numpy()
+    assert abs(first.mean() / n - 0.5) < 0.05, "rows are shuffled over all files"
+
+
+def test_no_file_is_larger_than_a_task_can_hold(spark):
+    lists = ("array(0) as items", "array(0L) as times", "1 as _hidden")
+    rows = spark.range(1).selectExpr("int(id) as user_id", *lists)
+    wide = config_of(history_length=1000, feed_files=1)
+    assert file_count(rows, 10**6, wide) == -(-(10**6) // ((128 << 20) // (4 + 4000 + 8000)))
+    assert file_count(rows, 3, wide) == 3
 
 
 # Through Petastorm ------------------------------------------------------------------------------------

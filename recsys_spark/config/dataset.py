@@ -33,20 +33,25 @@ class DatasetConfig(Section):
     feeds: list[Literal["pairs", "sequences", "impressions"]] = ["pairs"]
     """Training feeds to write: pairs for two-tower and NeuMF, sequences, and impressions for ranking models."""
     history_length: int = Field(50, ge=1)
-    """Length of the padded histories in the training feed."""
+    """Length of the padded histories of pairs, and of the windows of sequences."""
     sequence_stride: int | None = Field(None, ge=1)
     """Items between the windows that a history longer than `history_length` is cut into; null = its length."""
     label_hours: int = Field(24, ge=1)
     """Hours after an impression within which a click or purchase of the item labels it."""
+    positive_rating: float = 4.0
+    """Least rating that labels a row of the impressions feed positive, where a log has ratings and no impressions."""
     feed_files: int = Field(8, ge=1)
-    """Least number of files (= row groups) of the feed; needs one per rank."""
+    """Least number of files (= row groups) of a feed; there are never fewer than four for each reader thread."""
     feed_rows_per_file: int = Field(1_000_000, ge=1)
-    """Most rows of one file of the feed."""
+    """Most rows of one file of a feed; fewer where a file would hold more than 128 MiB of plain values."""
 
     @model_validator(mode="after")
-    def _has_pairs(self) -> DatasetConfig:
+    def _agrees(self) -> DatasetConfig:
         if "pairs" not in self.feeds or len(set(self.feeds)) < len(self.feeds):
+            raise ValueError("dataset.feeds needs 'pairs', where the catalogue of every model is, and no kind twice")
+        if self.sequence_stride is not None and self.sequence_stride > self.history_length:
             raise ValueError(
-                "dataset.feeds needs 'pairs', and no kind twice: every model's catalogue is written with it"
+                f"dataset.sequence_stride {self.sequence_stride} is above dataset.history_length "
+                f"{self.history_length}: items between two windows would be in none; lower it"
             )
         return self

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,16 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from recsys_spark.config import Config
-from recsys_spark.dataset.events import number, read_events, rows_by_type
+from recsys_spark.dataset.events import each_once, number, read_events, rows_by_type
+from recsys_spark.dataset.feeds.impressions import write_impressions
+from recsys_spark.dataset.feeds.pairs import write_pairs as write_pairs_feed
+from recsys_spark.dataset.feeds.sequences import write_sequences
 from recsys_spark.dataset.histories import build_histories
 from recsys_spark.dataset.ids import extend_dictionary
 from recsys_spark.dataset.interactions import mark_core, write_pairs
 from recsys_spark.dataset.splits import PARTS
-from recsys_spark.dataset.training_feed import write_feed
 from recsys_spark.errors import DataError
-from recsys_spark.schemas import HISTORIES, INTERACTIONS, ITEM_IDS, USER_IDS
+from recsys_spark.schemas import HISTORIES, INTERACTIONS, ITEM_IDS, USER_IDS, Table
 from recsys_spark.warehouse import Slot, Version, Warehouse, fingerprint
 
 FEEDS = ("pairs", "sequences", "impressions")
@@ -47,17 +51,24 @@ class Dataset:
 
 
 def build_dataset(
-    spark: SparkSession, warehouse: Warehouse, config: Config, until: dt.date, events: dict[str, Version]
+    spark: SparkSession,
+    warehouse: Warehouse,
+    config: Config,
+    until: dt.date,
+    events: dict[str, Version],
+    items: Version,
 ) -> Dataset:
-    """Build the data set of a run date from the live events, or return the one that stands.
+    """Build the data set of a run date from the live events and items, or return the one that stands.
 
     Raises:
         DataError: no event up to the day, or nothing left to train on.
     """
     day = until.isoformat()
     inputs = {batch: version.name for batch, version in events.items()}
-    settings = (config.dataset.model_dump(), config.log.weights, config.seed, day)
-    name = f"{day}-{fingerprint(_CODE, settings, inputs)}"
+    readers = (config.train.ranks, config.train.feed_workers)  # decide how many files a feed has
+    settings = (config.dataset.model_dump(), config.log.weights, config.seed, readers, day)
+    catalogue = items.name if "impressions" in config.dataset.feeds else None
+    name = f"{day}-{fingerprint(_CODE, settings, inputs, catalogue)}"
     slots = _slots(warehouse, day)
 
     def interactions(path: Path) -> dict[str, Any]:
@@ -76,14 +87,23 @@ def build_dataset(
             "users_with_held_out": {"valid": held.get("train", 0), "test": held.get("valid", 0)},
         }
 
-    def pairs(path: Path) -> dict[str, Any]:
-        return {**write_feed(spark, rows, config.dataset, config.seed, path), "interactions": made.name}
+    def impressions(path: Path) -> dict[str, Any]:
+        numbered = _numbered(spark, warehouse, made, events, until)
+        catalogue = spark.read.parquet(items.data).join(_ids(spark, warehouse, ITEM_IDS, made), "item_id")
+        catalogue = catalogue.drop("item_id").withColumnRenamed("id", "item_id")
+        return write_impressions(spark, rows, numbered, catalogue, config, until, path)
 
     past = slots[HISTORIES.name].materialize(name, histories, flip=False)[0]
-    writers = {"pairs": pairs}
+    writers: dict[str, Callable[[Path], dict[str, Any]]] = {
+        "pairs": lambda path: write_pairs_feed(spark, rows, config, path),
+        "sequences": lambda path: write_sequences(spark, rows, config, path),
+        "impressions": impressions,
+    }
     feeds: dict[str, Version] = {}
     for kind in config.dataset.feeds:
-        feeds[kind] = slots[f"feeds/{kind}"].materialize(name, writers[kind], flip=False)[0]
+        write = writers[kind]
+        build = functools.partial(lambda write, path: {**write(path), "interactions": made.name}, write)
+        feeds[kind] = slots[f"feeds/{kind}"].materialize(name, build, flip=False)[0]
     # live only when all of them stand, so that a date's tables belong together
     for each in FEEDS:
         slot = slots[f"feeds/{each}"]
@@ -153,6 +173,27 @@ def _interactions(
         "user_ids": users.name,
         "item_ids": items.name,
     }
+
+
+def _numbered(
+    spark: SparkSession, warehouse: Warehouse, made: Version, events: dict[str, Version], until: dt.date
+) -> DataFrame:
+    """Read all events up to the day, each once, with the ids that `interactions` was made with."""
+    users, items = (_dictionary(warehouse, table, made) for table in (USER_IDS, ITEM_IDS))
+    numbered = number(spark, read_events(spark, events, until), users, items)
+    return each_once(numbered) if len(events) > 1 else numbered
+
+
+def _ids(spark: SparkSession, warehouse: Warehouse, table: Table, made: Version) -> DataFrame:
+    """Read a dictionary as `item_id` (or `user_id`), the log's id, and `id`."""
+    raw = {"user_ids": "user_id", "item_ids": "item_id"}[table.name]
+    return spark.read.parquet(_dictionary(warehouse, table, made).data).select(F.col("raw_id").alias(raw), "id")
+
+
+def _dictionary(warehouse: Warehouse, table: Table, made: Version) -> Version:
+    version = warehouse.slot(table.name).version(made.manifest[table.name])
+    assert version is not None
+    return version
 
 
 def _reconciled(seen: dict[str, int], weights: dict[str, float], summed: int, repeated: bool) -> dict[str, int]:

@@ -30,7 +30,7 @@ class Feed:
     """One rank's view of a training feed.
 
     Args:
-        path: a version of the `feed` table.
+        path: a version of a training feed, of any kind.
         columns: the feed's columns to read; nothing else leaves the disk.
         batch_size: rows per step and rank.
     """
@@ -59,7 +59,7 @@ class Feed:
         return -(-self.manifest["rows"] // (self.batch_size * self.size))
 
     def epoch(self, epoch: int) -> Iterator[dict[str, torch.Tensor]]:
-        """Yield exactly `steps` batches: int32/float32 tensors [B] and, for lists of L, [B, L]."""
+        """Yield exactly `steps` batches: int32, int64 or float32 tensors [B] and, for lists of L, [B, L]."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Petastorm calls pyarrow by its older names
             from petastorm import make_batch_reader

@@ -43,7 +43,7 @@ def cross_validate(context: Context) -> StageResult:
             print(f"[fold {number}/{len(days)}] {day} …", file=sys.stderr, flush=True)
             fold = dataclasses.replace(context, night=day, parent=run)
             known = {b: v for b, v in events.items() if b == WHOLE or b <= day.isoformat()}
-            dataset = build_dataset(fold.spark, fold.warehouse, config, day, known)
+            dataset = build_dataset(fold.spark, fold.warehouse, config, day, known, night.items(context))
             for name in config.train.baselines:
                 train_baseline(fold.spark, fold.warehouse, config, dataset, name)
             for name in config.train.deep:

@@ -18,7 +18,7 @@ from recsys_spark.evaluation.evaluate import KNOWN_BEFORE, Candidate, Results, c
 from recsys_spark.evaluation.evaluate import evaluate as evaluate_candidates
 from recsys_spark.log.raw import WHOLE
 from recsys_spark.pipeline.context import Context
-from recsys_spark.schemas import EVENTS, ITEM_IDS, USER_IDS, USER_METRICS
+from recsys_spark.schemas import EVENTS, ITEM_IDS, ITEMS, USER_IDS, USER_METRICS
 from recsys_spark.tracking import promotion, registry
 from recsys_spark.tracking.report import comparison, markdown, plot
 from recsys_spark.tracking.runs import TrackedRun, child_run
@@ -44,6 +44,11 @@ def live_events(context: Context) -> dict[str, Version]:
             f"the events of {context.night} are not ingested; run jobs/ingest.py --date {context.night} first"
         )
     return {b: warehouse.slot(table, batch=b).require(remedy) for b in chosen}
+
+
+def items(context: Context) -> Version:
+    """Return the live item catalogue."""
+    return context.warehouse.slot(ITEMS.name).require("run jobs/ingest.py first")
 
 
 def last_day(batch: str, version: Version) -> dt.date:

@@ -51,7 +51,7 @@ def ingest(context: Context) -> StageResult:
 def build_dataset(context: Context) -> StageResult:
     """Build dictionaries, interactions, histories and the training feed of the run date."""
     events = night.live_events(context)
-    made = build(context.spark, context.warehouse, context.config, context.day, events)
+    made = build(context.spark, context.warehouse, context.config, context.day, events, night.items(context))
     rows = reconciliation.rows_table(events, made)
     context.night_run.table(rows, "rows.json")
     context.night_run.describe(reconciliation.markdown(rows))

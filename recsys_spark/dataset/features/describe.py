@@ -1,0 +1,48 @@
+"""Every feature of an event, as of that event: from strictly before its time, or its own circumstances.
+
+Features of the user look back from the event's microsecond, features of the item from the event's UTC day,
+because they are kept by day. Nothing else of the log goes in, so what happens later changes no row. All past events
+count, those of held-out pairs too: with a split that is not by time, a training row's past may hold them.
+"""
+
+from __future__ import annotations
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from recsys_spark.dataset.features import context, crosses, item, user
+
+TEXTS = (*context.TEXTS, "category")
+"""Features that are text, to be numbered by `encoding`."""
+SIZES = {**context.SIZES, **crosses.SIZES}
+"""Features that are ids as they stand, and how many ids each may have."""
+
+
+def floats_of(items: DataFrame) -> tuple[str, ...]:
+    """Return the names of the features that are numbers; `item_price` only where the catalogue has one."""
+    price = (item.PRICE,) if "price" in items.columns else ()
+    return (*user.FLOATS, *item.FLOATS, *price, *context.FLOATS, *crosses.FLOATS)
+
+
+def describe_events(events: DataFrame, items: DataFrame, weights: dict[str, float], which: Column) -> DataFrame:
+    """Return the events for which `which` holds, with the features of all groups.
+
+    Args:
+        events: all events that may count as past, with dense `user_id` and `item_id`, and `event_type`,
+            `timestamp`, `date`, `position`, `session_id`, `device` and `country`.
+        items: the catalogue with dense `item_id`; see `item.add_catalogue`.
+        weights: of each event type; an event of weight above 0 is an interaction.
+        which: a condition on columns of `events`.
+
+    Returns:
+        The columns of `events` (`position` bounded), and the features: `TEXTS`, `SIZES` and `floats_of(items)`.
+    """
+    acting = [kind for kind, weight in weights.items() if weight > 0]
+    rows = events.withColumns({
+        "_us": F.unix_micros("timestamp"),
+        "_acts": F.col("event_type").isin(acting).cast("int"),
+    })  # fmt: skip
+    days = item.popularity(rows)
+    rows = item.add_catalogue(rows, items)
+    rows = crosses.add_crosses(context.add_context(user.add_user_features(rows)))
+    return rows.where(which).join(days, ["item_id", "date"], "left").drop("_us", "_acts", "_past")

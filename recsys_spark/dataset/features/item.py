@@ -1,0 +1,56 @@
+"""What was known of the item on the days before the event's, and what the catalogue says.
+
+Popularity is counted by day: a table of items and days is small however popular an item is, where a window
+over all events of one item would be one task's work.
+"""
+
+from __future__ import annotations
+
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+
+FLOATS = ("item_last_day", "item_last_week", "item_trend", "item_age_days")
+PRICE = "item_price"
+
+
+def add_catalogue(events: DataFrame, items: DataFrame) -> DataFrame:
+    """Add `category`, the first of the item's categories, and `item_price` = log(1 + price) if there is a price.
+
+    A price that is negative or no number is no price.
+
+    Args:
+        items: one row per dense `item_id`, with `categories` (array of text) and perhaps `price` (a number).
+    """
+    columns = ["item_id", F.get("categories", F.lit(0)).alias("category")]
+    if "price" in items.columns:
+        price = F.col("price").cast("double")
+        # above infinity is NaN, which Spark holds to be the largest number
+        columns.append(F.when((price >= 0) & (price < float("inf")), F.log1p(price)).alias(PRICE))
+    return events.join(items.select(*columns), "item_id", "left")
+
+
+def popularity(events: DataFrame) -> DataFrame:
+    """Return the item features of every item and day on which it had an event: `item_id`, `date` and `FLOATS`.
+
+    With n1 and n7 the interactions of the day and of the 7 days before the event's day,
+    `item_last_day` = log(1 + n1), `item_last_week` = log(1 + n7), `item_trend` = (n1 + 1) / (n7 / 7 + 1), and
+    `item_age_days` the days since the item's first event of an earlier day, 0 where there was none.
+
+    Args:
+        events: with `item_id`, `date` (UTC day) and `_acts`.
+    """
+    daily = events.groupBy("item_id", "date").agg(F.sum("_acts").alias("n"))
+    daily = daily.withColumn("day", F.unix_date("date"))
+    days = Window.partitionBy("item_id").orderBy("day")
+    ever, one, week = days.rangeBetween(Window.unboundedPreceding, -1), days.rangeBetween(-1, -1), (-7, -1)
+    none = F.lit(0)
+    counted = daily.withColumns({
+        "n1": F.coalesce(F.sum("n").over(one), none).cast("double"),
+        "n7": F.coalesce(F.sum("n").over(days.rangeBetween(*week)), none).cast("double"),
+        "age": F.coalesce(F.col("day") - F.min("day").over(ever), none).cast("double"),
+    })  # fmt: skip
+    trend = (F.col("n1") + 1) / (F.col("n7") / 7 + 1)
+    return counted.select(
+        "item_id", "date", F.log1p("n1").alias("item_last_day"), F.log1p("n7").alias("item_last_week"),
+        trend.alias("item_trend"), F.col("age").alias("item_age_days"),
+    )  # fmt: skip
