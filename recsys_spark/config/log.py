@@ -85,27 +85,33 @@ class PrivacyConfig(Section):
 
 
 class Limit(Section):
-    """Where a gate warns and where it stops the night; null = never."""
+    """Above which figure a gate warns, and above which it stops the night; null = never."""
 
     warn: float | None = Field(None, ge=0)
     stop: float | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _warns_before_it_stops(self) -> Limit:
+        if self.warn is not None and self.stop is not None and self.warn > self.stop:
+            raise ValueError(f"warns above {self.warn} and stops above {self.stop}; warn has to be the smaller one")
+        return self
 
 
 class GatesConfig(Section):
     """What a day has to look like, beside the days before it, before anything downstream starts."""
 
     trailing_days: int = Field(7, ge=1)
-    """Days that a day is held against: their median."""
+    """Days that a day is held against: the batches of so many days before it, those that there are."""
     least_days: int = Field(3, ge=1)
     """With fewer trailing days, what needs them is not judged."""
-    volume_drop: Limit = Limit(warn=0.3, stop=0.5)
-    """1 - events / the trailing median."""
+    volume_drop: Limit = Limit(warn=0.25, stop=0.33)
+    """1 - events / the trailing median. Half a day stops the night even where a whole one were a third above it."""
     volume_rise: Limit = Limit(warn=1.0, stop=None)
     """Events / the trailing median - 1."""
     bad_share: Limit = Limit(warn=0.05, stop=None)
     """Quarantined rows / rows in; `log.max_bad_share` stops earlier, while ingesting."""
     null_share: dict[str, Limit] = {}
-    """By column of `events`: events without it / events."""
+    """By column of `events` or of `log.attributes`: events without it / events."""
     unknown_share: Limit = Limit(warn=0.2, stop=None)
     """Events of items that the catalogue does not have / events; not judged without a catalogue."""
     users_drop: Limit = Limit(warn=0.4, stop=None)
@@ -119,15 +125,24 @@ class GatesConfig(Section):
     bot_share: Limit = Limit(warn=0.2, stop=None)
     """Events of bots / events with them."""
     mix: Limit = Limit(warn=0.25, stop=None)
-    """PSI of the event types against the trailing days."""
+    """PSI of the event types against the trailing days together."""
     stale_hours: Limit = Limit(warn=6.0, stop=None)
-    """Hours from the day's last event to its end."""
+    """Hours from the day's last event to its end, in UTC."""
     drift: Limit = Limit(warn=0.25, stop=None)
-    """PSI of any column of `drift_columns` against the reference day."""
+    """PSI of any column of `drift_columns` against the reference day; 0.1 counts as a change, 0.25 as a large one."""
     drift_columns: list[str] = ["event_type", "device", "country", "position", "rating", "hour"]
-    """Columns of `events` that are watched; `hour` is that of the timestamp."""
+    """Columns of `events` or of `log.attributes` that are watched; `hour` is that of the timestamp, in UTC."""
     reference_day: dt.date | None = None
     """Day that drift is measured against; null = the oldest trailing day."""
+
+    @model_validator(mode="after")
+    def _enough_days(self) -> GatesConfig:
+        if self.least_days > self.trailing_days:
+            raise ValueError(
+                f"log.gates.least_days {self.least_days} is above log.gates.trailing_days {self.trailing_days}: "
+                "nothing would be judged"
+            )
+        return self
 
 
 class LogConfig(FileConfig):
