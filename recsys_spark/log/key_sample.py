@@ -64,4 +64,4 @@ class KeySample:
         seen = np.zeros(len(mine), bool)
         for other in before:
             seen |= np.isin(mine, other.hashes, assume_unique=True)
-        return float(1 - seen.mean())
+        return float((~seen).mean())

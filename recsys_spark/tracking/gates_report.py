@@ -67,8 +67,9 @@ def _draw_volume(
     worst = max((r.status for r in found), key=("not judged", "pass", "warn", "stop").index)
     days = [*trailing, profile]
     labels = [p.batch[5:] if p.day else "whole log" for p in days]
-    colors = [_COLORS["not judged"]] * len(trailing) + [_COLORS[worst] if trailing else _COLORS["pass"]]
-    bars = axes.bar(labels, [p.events for p in days], color=colors, width=0.7 if len(days) > 1 else 0.3)
+    colors = [_COLORS["not judged"]] * len(trailing) + [_COLORS["pass" if worst == "not judged" else worst]]
+    bars = axes.bar(labels, [p.events for p in days], color=colors, width=0.7)
+    axes.set_xlim(-0.6, max(len(days), 4) - 0.4)  # a few bars are not made as wide as eight
     shown_events = [""] * len(trailing) + [f"{profile.events:,}"]
     axes.bar_label(bars, shown_events, padding=2, fontweight="bold")
     if found[0].value is not None:
@@ -90,16 +91,25 @@ def _draw_volume(
 
 
 def _draw_drift(axes: Axes, drifts: Sequence[GateResult]) -> None:
-    names = ["event types, trailing days" if r.kind == "mix" else r.gate.split(".", 1)[1] for r in drifts][::-1]
-    values = [r.value or 0.0 for r in drifts][::-1]
-    bars = axes.barh(names, values, color=[_COLORS[r.status] for r in drifts][::-1], height=0.6)
-    axes.bar_label(bars, [r.status if r.value is None else f"{r.value:.3f}" for r in drifts][::-1],
-                   padding=4, fontsize=9, color="#333333")  # fmt: skip
-    limits = {(s, b) for r in drifts for s, b in (("warn", r.warn), ("stop", r.stop)) if b is not None}
-    for status, bound in sorted(limits):
-        axes.axvline(bound, color=_COLORS[status], linestyle="--", linewidth=1.2)
-        axes.annotate(f"{status} {bound:g}", (bound, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
+    names = ["event types, trailing days" if r.kind == "mix" else r.gate.split(".", 1)[1] for r in drifts]
+    limits = sorted({(s, b) for r in drifts for s, b in (("warn", r.warn), ("stop", r.stop)) if b is not None})
+    end = 1.3 * max([b for _, b in limits], default=0.25)
+    end = min(2 * end, max(end, 1.1 * max(r.value or 0.0 for r in drifts)))  # what is far beyond is cut
+    for y, result in enumerate(drifts):
+        value = result.value or 0.0
+        axes.barh(y, min(value, end), color=_COLORS[result.status], height=0.6)
+        label = result.status if result.value is None else f"{value:.3f}" + (" ▸" if value > end else "")
+        axes.annotate(label, (min(value, end), y), xytext=(-4 if value > 0.8 * end else 4, 0), va="center",
+                      ha="right" if value > 0.8 * end else "left", textcoords="offset points", fontsize=9,
+                      color=_QUIET if result.value is None else "#222222",
+                      bbox={"facecolor": "none" if value > 0.8 * end else "white", "edgecolor": "none", "pad": 1}
+                      )  # fmt: skip
+    for status, bound in limits:
+        axes.axvline(bound, color=_COLORS[status], linestyle="--", linewidth=1.2, zorder=0.5)
+        axes.annotate(f"{status} {bound:g}", (bound, 1), xycoords=("data", "axes fraction"), xytext=(0, 3),
                       textcoords="offset points", ha="center", color=_COLORS[status], fontsize=9)  # fmt: skip
-    axes.set_xlim(0, 1.2 * max([*values, *(b for _, b in limits), 0.05]))
+    axes.set_yticks(range(len(drifts)), names)
+    axes.invert_yaxis()
+    axes.set_xlim(0, end)
     axes.set_xlabel("PSI", color=_QUIET)
     axes.set_title("drift", loc="left", fontsize=11)
