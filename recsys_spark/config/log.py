@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, field_validator, model_validator
@@ -85,16 +85,13 @@ class PrivacyConfig(Section):
 
 
 class Limit(Section):
-    """Above which figure a gate warns, and above which it stops the night; null = never."""
+    """Above which figure a gate warns, and above which it stops the night; null = never.
+
+    Of the gates that have limits of their own, the one that is not named stays as it is.
+    """
 
     warn: float | None = Field(None, ge=0)
     stop: float | None = Field(None, ge=0)
-
-    @model_validator(mode="after")
-    def _warns_before_it_stops(self) -> Limit:
-        if self.warn is not None and self.stop is not None and self.warn > self.stop:
-            raise ValueError(f"warns above {self.warn} and stops above {self.stop}; warn has to be the smaller one")
-        return self
 
 
 class GatesConfig(Section):
@@ -135,13 +132,35 @@ class GatesConfig(Section):
     reference_day: dt.date | None = None
     """Day that drift is measured against; null = the oldest trailing day."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _keeps_the_limit_that_is_not_named(cls, values: Any) -> Any:
+        """Let `volume_drop: {warn: 0.1}` leave `stop` as it is; a `stop` below `warn` takes that along."""
+        if not isinstance(values, dict):
+            return values
+        merged = dict(values)
+        for name, given in values.items():
+            usual = cls.model_fields[name].default if name in cls.model_fields else None
+            if isinstance(usual, Limit) and isinstance(given, dict):
+                limits = {**usual.model_dump(), **given}
+                warn, stop = limits["warn"], limits["stop"]
+                if "warn" not in given and isinstance(stop, int | float) and warn is not None and stop < warn:
+                    limits["warn"] = stop
+                merged[name] = limits
+        return merged
+
     @model_validator(mode="after")
-    def _enough_days(self) -> GatesConfig:
+    def _can_be_meant(self) -> GatesConfig:
         if self.least_days > self.trailing_days:
             raise ValueError(
                 f"log.gates.least_days {self.least_days} is above log.gates.trailing_days {self.trailing_days}: "
                 "nothing would be judged"
             )
+        gates = {name: limit for name, limit in self if isinstance(limit, Limit)}
+        for name, limit in {**gates, **{f"null_share.{c}": limit for c, limit in self.null_share.items()}}.items():
+            if limit.warn is not None and limit.stop is not None and limit.warn > limit.stop:
+                bounds = f"warns above {limit.warn} and stops above {limit.stop}"
+                raise ValueError(f"log.gates.{name} {bounds}; set warn to no more than stop")
         return self
 
 
