@@ -85,13 +85,12 @@ class PrivacyConfig(Section):
 
 
 class Limit(Section):
-    """Above which figure a gate warns, and above which it stops the night; null = never.
-
-    Of the gates that have limits of their own, the one that is not named stays as it is.
-    """
+    """How far a gate lets a figure go. Where a gate has limits of its own, the one that is not named stays as it is."""
 
     warn: float | None = Field(None, ge=0)
+    """A figure above it is a warning; null = never."""
     stop: float | None = Field(None, ge=0)
+    """A figure above it ends the night with exit code 3; null = never."""
 
 
 class GatesConfig(Section):
