@@ -177,12 +177,16 @@ def test_what_needs_days_before_is_not_judged_without_them():
     assert judged(sound(14), unknown=None)["unknown_share"].status == "not judged"
 
 
-def test_so_few_events_that_chance_alone_drifts_are_not_judged():
-    few = Histogram(False, {f"c{i}": 4 for i in range(10)})
-    found = judged(drifted(country=few), reference=drifted(country=few))["drift.country"]
-    assert found.status == "not judged" and "by chance alone" in found.text
+def test_so_few_users_that_chance_alone_drifts_are_not_judged():
+    """A thousand events each, but of people who have one country."""
+    few = sample(700, 60)
+    countries = Histogram(False, {f"c{i}": 1_000 for i in range(10)})
+    day = dataclasses.replace(drifted(country=countries), users=few)
+    found = judged(day, reference=day)["drift.country"]
+    assert found.status == "not judged" and "PSI 0.3 by chance alone" in found.text
+    assert judged(drifted(country=countries), reference=drifted(country=countries))["drift.country"].status == "pass"
     free = CONFIG.model_copy(update={"drift": Limit()})
-    assert judged(drifted(country=few), free, reference=drifted(country=few))["drift.country"].status == "pass"
+    assert judged(day, free, reference=day)["drift.country"].value == 0
 
 
 def test_limits_are_compared_as_numbers_are():

@@ -29,11 +29,11 @@ QUANTILES = 10
 
 @dataclass(frozen=True)
 class Drift:
-    """The PSI of two days, and how much of it the luck of so few events explains."""
+    """The PSI of two days, and how much of it the luck of so few observations explains."""
 
     psi: float
     noise: float
-    """Expected PSI of two samples of one distribution: (bins - 1) · (1/n + 1/m), for n and m events
+    """Expected PSI of two samples of one distribution: (bins - 1) · (1/n + 1/m), for n and m independent observations
     (Yurdakul, *Statistical Properties of Population Stability Index*, 2018)."""
 
 
@@ -52,11 +52,16 @@ def psi(reference: ArrayLike, now: ArrayLike) -> float:
     return float(((p - q) * np.log(p / q)).sum())
 
 
-def drift(reference: Histogram, now: Histogram) -> Drift | None:
-    """Return the drift of a column between two days; None where a day has no events."""
+def drift(reference: Histogram, now: Histogram, people: tuple[int, int] | None = None) -> Drift | None:
+    """Return the drift of a column between two days; None where a day has no events.
+
+    Args:
+        people: users of the reference and of now. A user's events go together (one country, mostly one device, a
+            few hours), so the users are what is independent; None = every event is by itself.
+    """
     q, p = _by_quantile(reference, now) if reference.numeric else _by_value(reference, now)
-    n, m = q.sum(), p.sum()
-    if not n or not m:
+    n, m = people or (q.sum(), p.sum())
+    if not q.sum() or not p.sum() or not n or not m:
         return None
     bins = int(((q > 0) | (p > 0)).sum())
     return Drift(psi(q, p), (bins - 1) * float(1 / n + 1 / m))

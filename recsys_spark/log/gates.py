@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
+import operator
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ import pandas as pd
 
 from recsys_spark.config import GatesConfig, Limit
 from recsys_spark.log.drift import Drift, drift
-from recsys_spark.log.profile import Histogram, Profile
+from recsys_spark.log.profile import Profile
 
 Status = Literal["pass", "warn", "stop", "not judged"]
 _WHOLE = "a whole log has no days to hold it against"
@@ -209,10 +211,8 @@ def _figures(
     yield new("new_users", "users", config.new_users)
     yield new("new_items", "items", config.new_items)
     yield plain("bot_share", config.bot_share, profile.bot_share, "of the events are of bots", "")
-    before = [p.histograms["event_type"] for p in trailing if "event_type" in p.histograms]
-    usual = sum(before[1:], before[0]) if before else None
-    yield _drift("mix", config.mix, usual, profile.histograms.get("event_type"), too_few,
-                 "between the event types and those of the trailing days")  # fmt: skip
+    types = "between the event types and those of the trailing days"
+    yield _drift("mix", config.mix, "event_type", trailing, profile, too_few, types)
     yield plain(
         "stale_hours",
         config.stale_hours,
@@ -220,26 +220,41 @@ def _figures(
         "from the last event to the end of the day",
         _WHOLE,
     )
-    missing = _WHOLE if day is None else "no reference day before it"
+    missing = None if reference is not None else _WHOLE if day is None else "no reference day before it"
     for column in config.drift_columns:
-        old = reference.histograms.get(column) if reference is not None else None
-        since = f"between the values of {column} and those of {reference.batch}" if reference is not None else ""
-        yield _drift(f"drift.{column}", config.drift, old, profile.histograms.get(column),
-                     missing if reference is None else None, since)  # fmt: skip
+        values = f"between the values of {column} and those of {reference.batch}" if reference is not None else ""
+        old = [reference] if reference is not None else []
+        yield _drift(f"drift.{column}", config.drift, column, old, profile, missing, values)
 
 
 def _drift(
-    gate: str, limit: Limit, reference: Histogram | None, now: Histogram | None, why_not: str | None, between: str
+    gate: str,
+    limit: Limit,
+    column: str,
+    reference: Sequence[Profile],
+    profile: Profile,
+    why_not: str | None,
+    between: str,
 ) -> _Figure:
-    found: Drift | None = drift(reference, now) if reference is not None and now is not None else None
+    """The PSI of a column against all the reference days together."""
+    found = None if why_not is not None else _drift_of(column, reference, profile)
     strictest = min((b for b in (limit.warn, limit.stop) if b is not None), default=None)
     if why_not is None and found is None:
         why_not = "no events"
-    if why_not is None and found is not None and strictest is not None and found.noise > strictest / 2:
-        why_not = f"so few events differ by PSI {found.noise:.2g} by chance alone"
+    if found is not None and strictest is not None and found.noise > strictest / 2:
+        why_not = f"so few users differ by PSI {found.noise:.2g} by chance alone"
     if why_not is not None or found is None:
         return _Figure(gate, limit, None, f"not judged: {why_not}")
     return _Figure(gate, limit, found.psi, f"PSI {found.psi:.3g} {between}")
+
+
+def _drift_of(column: str, reference: Sequence[Profile], profile: Profile) -> Drift | None:
+    days = [p for p in reference if column in p.histograms]
+    if not days or column not in profile.histograms:
+        return None
+    known = functools.reduce(operator.add, (p.histograms[column] for p in days))
+    users = [sum(p.users.distinct for p in ps if p.users is not None) for ps in (days, [profile])]
+    return drift(known, profile.histograms[column], (users[0], users[1]))
 
 
 def _stale_hours(profile: Profile, day: dt.date | None) -> float | None:
