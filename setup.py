@@ -32,6 +32,7 @@ setup(
         # pyarrow 14 is built against numpy 1.
         "numpy>=1.26,<2",
         "pandas>=2.2,<2.4",
+        "pandera>=0.35,<0.36",
         # Petastorm imports pkg_resources, gone in 81.
         "setuptools>=77.0.3,<81",
         "torch>=2.13,<2.14",

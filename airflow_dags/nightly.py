@@ -23,7 +23,7 @@ HOME = Path(os.environ.get("RECSYS_HOME", Path(__file__).resolve().parents[1]))
 CONFIG = HOME / os.environ.get("RECSYS_CONFIG", "conf/embedded.yaml")
 BIN = HOME / ".venv/bin"
 ENVIRONMENT = {"PATH": f"{BIN}:{os.environ['PATH']}", "PYSPARK_PYTHON": f"{BIN}/python"}
-JOBS = ("ingest", "build_dataset", "train_baseline", "train_deep", "evaluate", "promote", "recommend")
+JOBS = ("ingest", "check_log", "build_dataset", "train_baseline", "train_deep", "evaluate", "promote", "recommend")
 
 with DAG(
     "recsys_nightly",

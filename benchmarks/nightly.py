@@ -17,8 +17,8 @@ from _report import Row, finish, parser
 
 BAR_SECONDS = 300.0
 ROWS = {
-    "generate_log": "rows_in", "ingest": "rows_in", "build_dataset": "events", "train_baseline": "feed_rows",
-    "train_deep": "feed_rows", "evaluate": "test_users", "recommend": "users",
+    "generate_log": "rows_in", "ingest": "rows_in", "check_log": "events", "build_dataset": "events",
+    "train_baseline": "feed_rows", "train_deep": "feed_rows", "evaluate": "test_users", "recommend": "users",
 }  # fmt: skip
 
 

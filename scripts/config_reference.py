@@ -27,7 +27,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from recsys_spark import models
-from recsys_spark.config import Config, Section
+from recsys_spark.config import Config, Limit, Section
 from recsys_spark.schemas import TABLES
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -143,7 +143,7 @@ def docstrings(model: type[Section]) -> dict[str, str]:
 def _section(kind: Any) -> type[Section] | None:
     """Return the section that an annotation means, be it optional or not."""
     for part in (kind, *typing.get_args(kind)):
-        if isinstance(part, type) and not typing.get_origin(part) and issubclass(part, Section):
+        if isinstance(part, type) and not typing.get_origin(part) and issubclass(part, Section) and part is not Limit:
             return part
     return None
 
@@ -173,6 +173,8 @@ def _name(kind: Any) -> str:
         return f"list of {_name(inner[0])}"
     if origin is dict:
         return f"mapping of {_name(inner[0])} to {_name(inner[1])}"
+    if kind is Limit:
+        return "`warn` and `stop`"
     return "section" if isinstance(kind, type) and issubclass(kind, BaseModel) else _NAMES[kind]
 
 
@@ -180,7 +182,7 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
-    return f"`{value}`" if isinstance(value, dt.date) else f"`{json.dumps(value)}`"
+    return f"`{value}`" if isinstance(value, dt.date) else f"`{json.dumps(value, default=Limit.model_dump)}`"
 
 
 def _part(title: str, about: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

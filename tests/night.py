@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 REPOSITORY = Path(__file__).parent.parent
 STAGES = (
-    "generate_log", "ingest", "build_dataset", "train_baseline", "train_deep", "evaluate", "promote", "recommend",
+    "generate_log", "ingest", "check_log", "build_dataset", "train_baseline", "train_deep", "evaluate", "promote",
+    "recommend",
 )  # fmt: skip
 
 CONFIG = """\

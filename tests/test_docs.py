@@ -151,7 +151,7 @@ def test_the_dag_compiles_and_names_the_jobs_of_a_night():
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "JOBS"
     )
     assert [*jobs] == [
-        "ingest", "build_dataset", "train_baseline", "train_deep", "evaluate", "promote", "recommend",
+        "ingest", "check_log", "build_dataset", "train_baseline", "train_deep", "evaluate", "promote", "recommend",
     ]  # fmt: skip
     assert {*jobs} <= {job.stem for job in JOBS}
 

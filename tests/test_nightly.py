@@ -76,7 +76,15 @@ def test_runs_and_registry(night):
     by_name = {r.data.tags["mlflow.runName"]: r for r in runs}
     parent = by_name["nightly 2026-01-05"]
     children = {n: r for n, r in by_name.items() if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
-    assert set(children) == {"train popularity", "train als", "train neumf", "evaluate", "promote", "recommend"}
+    assert set(children) == {
+        "check_log",
+        "train popularity",
+        "train als",
+        "train neumf",
+        "evaluate",
+        "promote",
+        "recommend",
+    }
     assert {r.info.status for r in runs} == {"FINISHED"}
 
     neumf = children["train neumf"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, field_validator, model_validator
@@ -85,27 +85,29 @@ class PrivacyConfig(Section):
 
 
 class Limit(Section):
-    """Where a gate warns and where it stops the night; null = never."""
+    """How far a gate lets a figure go. Where a gate has limits of its own, the one that is not named stays as it is."""
 
     warn: float | None = Field(None, ge=0)
+    """A figure above it is a warning; null = never."""
     stop: float | None = Field(None, ge=0)
+    """A figure above it ends the night with exit code 3; null = never."""
 
 
 class GatesConfig(Section):
     """What a day has to look like, beside the days before it, before anything downstream starts."""
 
     trailing_days: int = Field(7, ge=1)
-    """Days that a day is held against: their median."""
+    """Days that a day is held against: the batches of so many days before it, those that there are."""
     least_days: int = Field(3, ge=1)
     """With fewer trailing days, what needs them is not judged."""
-    volume_drop: Limit = Limit(warn=0.3, stop=0.5)
-    """1 - events / the trailing median."""
+    volume_drop: Limit = Limit(warn=0.25, stop=0.33)
+    """1 - events / the trailing median. Half a day stops the night even where a whole one were a third above it."""
     volume_rise: Limit = Limit(warn=1.0, stop=None)
     """Events / the trailing median - 1."""
     bad_share: Limit = Limit(warn=0.05, stop=None)
     """Quarantined rows / rows in; `log.max_bad_share` stops earlier, while ingesting."""
     null_share: dict[str, Limit] = {}
-    """By column of `events`: events without it / events."""
+    """By column of `events` or of `log.attributes`: events without it / events."""
     unknown_share: Limit = Limit(warn=0.2, stop=None)
     """Events of items that the catalogue does not have / events; not judged without a catalogue."""
     users_drop: Limit = Limit(warn=0.4, stop=None)
@@ -119,15 +121,46 @@ class GatesConfig(Section):
     bot_share: Limit = Limit(warn=0.2, stop=None)
     """Events of bots / events with them."""
     mix: Limit = Limit(warn=0.25, stop=None)
-    """PSI of the event types against the trailing days."""
+    """PSI of the event types against the trailing days together."""
     stale_hours: Limit = Limit(warn=6.0, stop=None)
-    """Hours from the day's last event to its end."""
+    """Hours from the day's last event to its end, in UTC."""
     drift: Limit = Limit(warn=0.25, stop=None)
-    """PSI of any column of `drift_columns` against the reference day."""
+    """PSI of any column of `drift_columns` against the reference day; 0.1 counts as a change, 0.25 as a large one."""
     drift_columns: list[str] = ["event_type", "device", "country", "position", "rating", "hour"]
-    """Columns of `events` that are watched; `hour` is that of the timestamp."""
+    """Columns of `events` or of `log.attributes` that are watched; `hour` is that of the timestamp, in UTC."""
     reference_day: dt.date | None = None
     """Day that drift is measured against; null = the oldest trailing day."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keeps_the_limit_that_is_not_named(cls, values: Any) -> Any:
+        """Let `volume_drop: {warn: 0.1}` leave `stop` as it is; a `stop` below `warn` takes that along."""
+        if not isinstance(values, dict):
+            return values
+        merged = dict(values)
+        for name, given in values.items():
+            usual = cls.model_fields[name].default if name in cls.model_fields else None
+            if isinstance(usual, Limit) and isinstance(given, dict):
+                limits = {**usual.model_dump(), **given}
+                warn, stop = limits["warn"], limits["stop"]
+                if "warn" not in given and isinstance(stop, int | float) and warn is not None and stop < warn:
+                    limits["warn"] = stop
+                merged[name] = limits
+        return merged
+
+    @model_validator(mode="after")
+    def _can_be_meant(self) -> GatesConfig:
+        if self.least_days > self.trailing_days:
+            raise ValueError(
+                f"log.gates.least_days {self.least_days} is above log.gates.trailing_days {self.trailing_days}: "
+                "nothing would be judged"
+            )
+        gates = {name: limit for name, limit in self if isinstance(limit, Limit)}
+        for name, limit in {**gates, **{f"null_share.{c}": limit for c, limit in self.null_share.items()}}.items():
+            if limit.warn is not None and limit.stop is not None and limit.warn > limit.stop:
+                bounds = f"warns above {limit.warn} and stops above {limit.stop}"
+                raise ValueError(f"log.gates.{name} {bounds}; set warn to no more than stop")
+        return self
 
 
 class LogConfig(FileConfig):

@@ -11,7 +11,7 @@ from recsys_spark.errors import ConfigError
 from recsys_spark.log.catalogue import ingest_items
 from recsys_spark.log.generate import generate_log as generate
 from recsys_spark.log.ingest import ingest as ingest_events
-from recsys_spark.pipeline import night, reconciliation
+from recsys_spark.pipeline import log_checks, night, reconciliation
 from recsys_spark.pipeline.context import Context, StageResult
 from recsys_spark.recommendation.publish import publish
 from recsys_spark.tracking import promotion, registry
@@ -45,6 +45,22 @@ def ingest(context: Context) -> StageResult:
         inputs={"log": str(config.log.resolve()), "batches": len(done.events)},
         outputs={"events": done.events[last].name, "items": items.name, "built": done.built},
         counts=done.counts,
+    )
+
+
+def check_log(context: Context) -> StageResult:
+    """Hold the run date against the days before it; a day past a `stop` of `log.gates` ends the night."""
+    events = night.live_events(context)
+    judged = log_checks.judge(context, events)
+    with night.stage_run(context, "check_log") as run:
+        log_checks.track(context, run, judged)
+        log_checks.act(judged)
+    profile = judged.profile
+    return StageResult(
+        inputs={"events": events[profile.batch].name, "trailing": [p.batch for p in judged.trailing]},
+        outputs={"warned": [r.gate for r in judged.of("warn")]},
+        counts={"events": profile.events, "late": profile.late, "gates": len(judged.of("pass", "warn"))},
+        metrics={r.gate: r.value for r in judged.results},
     )
 
 
@@ -187,6 +203,7 @@ def recommend(context: Context) -> StageResult:
 STAGES: dict[str, Stage] = {
     "generate_log": generate_log,
     "ingest": ingest,
+    "check_log": check_log,
     "build_dataset": build_dataset,
     "train_baseline": train_baseline,
     "train_deep": train_deep,
