@@ -35,7 +35,7 @@ from recsys_spark.log.packed import unpack
 from recsys_spark.log.raw import WHOLE, Batch, find_batches, oldest_day
 from recsys_spark.log.read import read_batches, readable
 from recsys_spark.log.sessions import fill_sessions
-from recsys_spark.log.shape import Shape, changes, shape_of
+from recsys_spark.log.shape import changes, shape_of
 from recsys_spark.schemas import BOTS, EVENTS, QUARANTINE, Table
 from recsys_spark.warehouse import Slot, Version, Warehouse, exclusive, fingerprint
 
