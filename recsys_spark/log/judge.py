@@ -84,7 +84,7 @@ def _lacks_a_field(config: LogConfig, kind: Column) -> Column:
     lacking = F.lit(False)
     for name, fields in config.required.items():
         for field in fields:
-            value = _filled(field) if field in FIELDS else F.get(F.col("attributes"), F.lit(field))
+            value = _filled(field) if field in FIELDS else F.col("attributes").getItem(field)
             if field == "position":
                 value = F.col("position").try_cast("int").cast("string")
             if field == "event_type" and config.default_type is not None:
