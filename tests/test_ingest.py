@@ -17,11 +17,13 @@ from pyspark.sql import functions as F
 
 from recsys_spark.config import LogConfig
 from recsys_spark.errors import DataError
-from recsys_spark.log.ingest import REASONS, ingest
+from recsys_spark.log.ingest import ingest
+from recsys_spark.log.judge import REASONS
 from recsys_spark.warehouse import Warehouse
 
 DAY = "2026-03-02"
-TYPES = {"impression": 0, "view": 1, "rating": 1}
+TYPES = {"impression": 0, "view": 1, "rating": {"weight": 1, "requires": ["rating"]}}
+LONGEST = 2_000  # bytes of a line in the literal day
 
 
 def line(event_id: str | None, user: object, item: object, kind: object, time: str, **more: object) -> str:
@@ -31,6 +33,12 @@ def line(event_id: str | None, user: object, item: object, kind: object, time: s
 
 def md5(text: str) -> str:
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def session(user: str, time: str) -> str:
+    """The id of a session that a user began at a time."""
+    start = dt.datetime.fromisoformat(time).replace(tzinfo=dt.UTC)
+    return md5(f"{user}\n{(start - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)}")
 
 
 NO_ID = json.dumps({"user_id": "u3", "item_id": "i1", "event_type": "impression", "timestamp": f"{DAY}T11:00:00Z",
@@ -47,12 +55,64 @@ GOOD = [
     *EMPTY_ID,
 ]
 EVENTS = {
-    ("e1", "u1", "i2", "view", f"{DAY} 09:00:00", DAY, None, None, None, None, None, 3),
-    ("e2", "u2", "i2", "rating", "2026-03-01 23:30:00", "2026-03-01", 4.5, None, None, None, None, 1),
-    ("e3", "7", "i2", "rating", f"{DAY} 23:59:59.999", DAY, 3.0, None, None, None, None, 1),
+    ("e1", "u1", "i2", "view", f"{DAY} 09:00:00", DAY, None, None, session("u1", f"{DAY} 09:00:00"), None, None, 3),
+    (
+        "e2",
+        "u2",
+        "i2",
+        "rating",
+        "2026-03-01 23:30:00",
+        "2026-03-01",
+        4.5,
+        None,
+        session("u2", "2026-03-01 23:30:00"),
+        None,
+        None,
+        1,
+    ),
+    (
+        "e3",
+        "7",
+        "i2",
+        "rating",
+        f"{DAY} 23:59:59.999",
+        DAY,
+        3.0,
+        None,
+        session("7", f"{DAY} 23:59:59.999"),
+        None,
+        None,
+        1,
+    ),
     (md5(NO_ID), "u3", "i1", "impression", f"{DAY} 11:00:00", DAY, None, 3, "s1", "mobile", "NL", 2),
-    (md5(EMPTY_ID[0]), "u4", "i1", "view", f"{DAY} 12:00:00", DAY, None, None, None, None, None, 1),
-    (md5(EMPTY_ID[1]), "u4", "i2", "view", f"{DAY} 12:00:00", DAY, None, None, None, None, None, 1),
+    (
+        md5(EMPTY_ID[0]),
+        "u4",
+        "i1",
+        "view",
+        f"{DAY} 12:00:00",
+        DAY,
+        None,
+        None,
+        session("u4", f"{DAY} 12:00:00"),
+        None,
+        None,
+        1,
+    ),
+    (
+        md5(EMPTY_ID[1]),
+        "u4",
+        "i2",
+        "view",
+        f"{DAY} 12:00:00",
+        DAY,
+        None,
+        None,
+        session("u4", f"{DAY} 12:00:00"),
+        None,
+        None,
+        1,
+    ),
 }
 BAD = {
     line("x1", "u1", "i1", "view", f"{DAY}T10:00:00Z")[:40]: "malformed",
@@ -68,6 +128,14 @@ BAD = {
     line("x9", "u1", "i1", "view", "10:30:00"): "bad_timestamp",  # Spark alone takes it for today's
     line("x10", "u1", "i1", "view", "1969-12-31T23:59:59Z"): "bad_timestamp",
     line("x11", "u1", "i1", "view", "2026-02-30T10:00:00Z"): "bad_timestamp",
+    line("x17", "u1", "i1", "view", "1989-12-31T23:59:59.999Z"): "bad_timestamp",
+    line("x18", "u1", "i1", "rating", f"{DAY}T10:00:00Z"): "missing_field",
+    line("x19", "u1", "i1", "rating", f"{DAY}T10:00:00Z", rating=" "): "missing_field",
+    line("x20", "u" * 257, "i1", "hover", f"{DAY}T10:00:00Z"): "long_id",
+    line("x21" * 100, "u1", "i1", "view", f"{DAY}T10:00:00Z"): "long_id",
+    "\udcff" + GOOD[0]: "bad_encoding",  # a byte that is no UTF-8
+    line("x22", "u1", "i1", "view", f"{DAY}T10:00:00Z", text="ü" * (LONGEST // 2)): "too_long",
+    "\udc89PNG" + "\x00\udcfe" * 3_000: "too_long",
     line("x12", "u1", "i1", "view", "2026-03-03T00:00:00Z"): "future",
     line("x13", "u1", "i1", "view", "2026-02-28T23:59:59.999Z"): "too_late",
     line("x14", "u1", "i1", "rating", f"{DAY}T10:00:00Z", rating="good"): "bad_rating",
@@ -79,7 +147,15 @@ BAD = {
 def write_day(log: Path, day: str, lines: list[str], part: int = 0) -> None:
     folder = log / f"date={day}"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"part-{part}.jsonl").write_text("".join(f"{text}\n" for text in lines), encoding="utf-8")
+    (folder / f"part-{part}.jsonl").write_bytes(
+        "".join(f"{text}\n" for text in lines).encode("utf-8", "surrogateescape")
+    )
+
+
+def kept(text: str, reason: str) -> str:
+    """What the quarantine keeps of a row whose bytes are written as `write_day` does."""
+    text = text[:1_024] if reason == "too_long" else text
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def config_of(path: Path, **settings: object) -> LogConfig:
@@ -89,13 +165,14 @@ def config_of(path: Path, **settings: object) -> LogConfig:
 
 
 def events_of(spark: SparkSession, warehouse: Warehouse, batch: str) -> Counter:
-    """The rows of a batch that is live, without the column that no row here has."""
+    """The rows of a batch that is live, without the columns that no row here has."""
     rows = spark.read.parquet(warehouse.slot("events", batch=batch).current().data)
     assert rows.where("split is not null").isEmpty()
+    assert rows.where("size(attributes) > 0").isEmpty()
     rows = rows.withColumn("timestamp", F.col("timestamp").cast("string")).withColumn(
         "date", F.col("date").cast("string")
     )
-    return Counter(tuple(row) for row in rows.drop("split").collect())
+    return Counter(tuple(row) for row in rows.drop("split", "attributes").collect())
 
 
 def quarantine_of(spark: SparkSession, warehouse: Warehouse, batch: str) -> Counter:
@@ -116,29 +193,35 @@ def test_every_reason_every_duplicate_and_every_event_of_a_literal_day(spark, tm
     write_day(log, DAY, rows[1::2], part=1)
     (log / f"date={DAY}" / "_SUCCESS").touch()
     (log / f"date={DAY}" / ".part-0.jsonl.crc").write_bytes(b"\x00")
-    result = ingest(spark, warehouse, config_of(log), dt.date.fromisoformat(DAY))
+    result = ingest(spark, warehouse, config_of(log, max_line_bytes=LONGEST), dt.date.fromisoformat(DAY))
 
     assert events_of(spark, warehouse, DAY) == Counter(EVENTS)
-    assert quarantine_of(spark, warehouse, DAY) == Counter(BAD.items())
+    assert quarantine_of(spark, warehouse, DAY) == Counter((kept(*bad), bad[1]) for bad in BAD.items())
     reasons = Counter(BAD.values())
     assert result.counts == {
-        "rows_in": len(rows), "events": 6, "duplicates": 3, "quarantined": len(BAD), **{r: reasons[r] for r in REASONS}
+        "rows_in": len(rows), "events": 6, "duplicates": 3, "quarantined": len(BAD), "bots": 0,
+        **{r: reasons[r] for r in REASONS}
     }  # fmt: skip
     assert result.built == 1 and result.events[DAY].manifest["last_day"] == DAY
     assert list(result.events) == [DAY] and result.events[DAY] == warehouse.slot("events", batch=DAY).current()
     assert not (warehouse.root / ".ingest" / "aside").exists()
 
     before = {p: p.stat().st_mtime_ns for p in warehouse.root.rglob("*") if p.suffix == ".parquet"}
-    again = ingest(spark, warehouse, config_of(log), dt.date.fromisoformat(DAY))
+    again = ingest(spark, warehouse, config_of(log, max_line_bytes=LONGEST), dt.date.fromisoformat(DAY))
     assert again.built == 0 and again.events == result.events and again.counts == result.counts
     assert before == {p: p.stat().st_mtime_ns for p in warehouse.root.rglob("*") if p.suffix == ".parquet"}
 
     # a stricter threshold reads nothing again but holds for what was read; other types are another reading
-    strict = config_of(log, max_bad_share=0.1)
+    strict = config_of(log, max_line_bytes=LONGEST, max_bad_share=0.1)
     with pytest.raises(DataError, match=r"log\.max_bad_share"):
         ingest(spark, warehouse, strict, dt.date.fromisoformat(DAY))
     assert before == {p: p.stat().st_mtime_ns for p in warehouse.root.rglob("*") if p.suffix == ".parquet"}
-    other = ingest(spark, warehouse, config_of(log, event_types={**TYPES, "hover": 1}), dt.date.fromisoformat(DAY))
+    other = ingest(
+        spark,
+        warehouse,
+        config_of(log, max_line_bytes=LONGEST, event_types={**TYPES, "hover": 1}),
+        dt.date.fromisoformat(DAY),
+    )
     assert other.built == 1 and other.counts["unknown_type"] == 1 and other.counts["events"] == 7
 
 
@@ -150,7 +233,8 @@ TIMES = {  # text -> UTC, None where it is no time
     "2026-03-02 22:00:00-03:00": "2026-03-03 01:00:00",
     "2026-03-03": "2026-03-03 00:00:00",
     "2026-03-04T00:00:00.001Z": "2026-03-04 00:00:00.001",
-    "1969-12-31T23:00:00-02:00": "1970-01-01 01:00:00",
+    "1989-12-31T23:00:00-02:00": "1990-01-01 01:00:00",
+    "1969-12-31T23:00:00-02:00": None,
     "1970-01-01T00:00:00+01:00": None,
     "yesterday": None,
     "now": None,
@@ -169,13 +253,28 @@ def random_row(rng: random.Random) -> str:
         "timestamp": rng.choice([*TIMES, *[t for t in TIMES if TIMES[t] and "2026" in t] * 3]),
         "rating": rng.choice([None] * 9 + [5, 2.5, "4", "", "five", "inf", "-1"]),
         "position": rng.choice([None, 1, "2", "x"]),
+        "session_id": rng.choice([None, None, "s1", " "]),
     }
+    if rng.random() < 0.02:
+        row[rng.choice(["user_id", "item_id", "event_id"])] = "😀" * 257
+    if rng.random() < 0.01:
+        row["text"] = "😀" * 500
     text = json.dumps({k: v for k, v in row.items() if v is not None or rng.random() < 0.5}, ensure_ascii=False)
+    if rng.random() < 0.02:
+        at = rng.randrange(len(text))
+        text = text[:at] + rng.choice(["\udc80", "\udcc3", "\udcf0\udc9f", "\udced\udca0\udc80"]) + text[at:]
     return text[: rng.randrange(len(text))] if rng.random() < 0.05 else text
 
 
 def judge(text: str, batch: str, late_days: int) -> tuple[str | None, dict]:
     """The rules once more, in plain Python: the reason, or None, and the fields."""
+    data = text.encode("utf-8", "surrogateescape")
+    if len(data) > LONGEST:
+        return "too_long", {}
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return "bad_encoding", {}
     try:
         row = json.loads(text)
     except ValueError:
@@ -187,7 +286,9 @@ def judge(text: str, batch: str, late_days: int) -> tuple[str | None, dict]:
     checks = {
         "missing_user": not user,
         "missing_item": not item,
+        "long_id": any(len(str(row.get(k) or "").strip()) > 256 for k in ("user_id", "item_id", "event_id")),
         "unknown_type": row.get("event_type") not in TYPES,
+        "missing_field": row.get("event_type") == "rating" and row.get("rating") in (None, ""),
         "bad_timestamp": time is None,
         "future": day > arrived,
         "too_late": (arrived - day).days > late_days,
@@ -196,7 +297,7 @@ def judge(text: str, batch: str, late_days: int) -> tuple[str | None, dict]:
     position = {1: 1, "2": 2}.get(row.get("position"))
     event = (
         row.get("event_id") or md5(text), user, item, row.get("event_type"), time, str(day), rating, position,
-        None, None, None,
+        (row.get("session_id") or "").strip() or None, None, None,
     )  # fmt: skip
     return next((reason for reason, holds in checks.items() if holds), None), {"event": event, "time": time}
 
@@ -207,12 +308,19 @@ def judged(rows: list[str], batch: str) -> tuple[Counter, Counter]:
     for text in rows:
         reason, fields = judge(text, batch, late_days=1)
         if reason:
-            bad[text, reason] += 1
+            bad[kept(text, reason), reason] += 1
         else:
             good.setdefault(fields["event"][0], []).append((fields["time"], text, fields["event"]))
-    # by time and then by raw text in UTF-8; times here are of one format, so their texts are in order
-    first = {key: min(found, key=lambda f: (f[0], f[1].encode())) for key, found in good.items()}
-    return Counter((*first[key][2], len(found)) for key, found in good.items()), bad
+    # by time and then by digest; times here are of one format, so their texts are in order
+    first = {key: min(found, key=lambda f: (f[0], md5(f[1]))) for key, found in good.items()}
+    events = [[*first[key][2], len(found)] for key, found in good.items()]
+    last: dict[str, dt.datetime] = {}
+    for event in sorted((e for e in events if e[8] is None), key=lambda e: (e[1], e[4])):
+        user, time = event[1], dt.datetime.fromisoformat(event[4])
+        if user not in last or time - last[user] > dt.timedelta(minutes=30):
+            start = event[4]
+        last[user], event[8] = time, session(user, start)
+    return Counter(map(tuple, events)), bad
 
 
 def test_a_random_log_against_a_plain_judge_and_in_any_order_of_days(spark, tmp_path):
@@ -223,7 +331,7 @@ def test_a_random_log_against_a_plain_judge_and_in_any_order_of_days(spark, tmp_
     log, warehouse = tmp_path / "log", Warehouse(tmp_path / "in-order")
     for day in DAYS:
         write_day(log, day, rows[day])
-    result = ingest(spark, warehouse, config_of(log), None)
+    result = ingest(spark, warehouse, config_of(log, max_line_bytes=LONGEST), None)
 
     expected = {day: judged(rows[day], day) for day in DAYS}
     counts = Counter()
@@ -235,14 +343,19 @@ def test_a_random_log_against_a_plain_judge_and_in_any_order_of_days(spark, tmp_
         assert len(rows[day]) == copies + bad.total()
         counts += Counter(rows_in=len(rows[day]), events=len(events), duplicates=copies - len(events))
         counts += Counter(quarantined=bad.total()) + Counter(reason for _, reason in bad.elements())
-    assert result.counts == dict.fromkeys(REASONS, 0) | counts and result.built == 3
-    assert counts["duplicates"] > 20 and all(counts[reason] for reason in REASONS), "the draw is to hold every case"
+    assert result.counts == {**dict.fromkeys(REASONS, 0), "bots": 0} | counts and result.built == 3
+    assert counts["duplicates"] > 10 and all(counts[reason] for reason in REASONS), "the draw is to hold every case"
 
     # The same days, as they might straggle in: the last one first.
     late, other = tmp_path / "late", Warehouse(tmp_path / "out-of-order")
     for i, day in enumerate((DAYS[2], DAYS[0], DAYS[1])):
         shutil.copytree(log / f"date={day}", late / f"date={day}")
-        step = ingest(spark, other, config_of(late), dt.date.fromisoformat(max(DAYS[2:] if i < 2 else DAYS)))
+        step = ingest(
+            spark,
+            other,
+            config_of(late, max_line_bytes=LONGEST),
+            dt.date.fromisoformat(max(DAYS[2:] if i < 2 else DAYS)),
+        )
         assert step.built == 1
     assert step.counts == result.counts
     assert {b: v.name for b, v in step.events.items()} == {b: v.name for b, v in result.events.items()}
@@ -250,10 +363,10 @@ def test_a_random_log_against_a_plain_judge_and_in_any_order_of_days(spark, tmp_
         assert events_of(spark, other, day) == expected[day][0] and quarantine_of(spark, other, day) == expected[day][1]
 
     # An earlier run date sees the earlier batches alone, and a changed day is a new version of that day alone.
-    until_second = ingest(spark, other, config_of(late), dt.date.fromisoformat(DAYS[1]))
+    until_second = ingest(spark, other, config_of(late, max_line_bytes=LONGEST), dt.date.fromisoformat(DAYS[1]))
     assert list(until_second.events) == DAYS[:2] and until_second.built == 0
     write_day(late, DAYS[1], rows[DAYS[1]][:100])
-    changed = ingest(spark, other, config_of(late), None)
+    changed = ingest(spark, other, config_of(late, max_line_bytes=LONGEST), None)
     assert changed.built == 1 and events_of(spark, other, DAYS[1]) == judged(rows[DAYS[1]][:100], DAYS[1])[0]
     same = [day for day in DAYS if changed.events[day].name == result.events[day].name]
     assert same == [DAYS[0], DAYS[2]]

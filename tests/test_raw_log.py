@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import gzip
+import tempfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,8 +14,12 @@ from pyspark.sql import SparkSession
 
 from recsys_spark.config import LogConfig
 from recsys_spark.errors import ConfigError, DataError, UserError
-from recsys_spark.log.ingest import ingest, judge
-from recsys_spark.log.raw import find_batches, read_batches
+from recsys_spark.log.ingest import ingest
+from recsys_spark.log.judge import judge
+from recsys_spark.log.packed import unpack
+from recsys_spark.log.raw import find_batches
+from recsys_spark.log.read import read_batches
+from recsys_spark.log.shape import shape_of
 from recsys_spark.warehouse import Warehouse
 
 GOOD_LINE = '{"user_id":"u","item_id":"i","event_type":"view","timestamp":"2026-01-01"}\n'
@@ -26,7 +31,12 @@ def config_of(path: Path, **settings: object) -> LogConfig:
 
 def rows_of(spark: SparkSession, config: LogConfig, *names: str) -> list[tuple]:
     """Read and judge a log; return (user, item, type, time, rating, split, reason), sorted."""
-    rows = judge(read_batches(spark, config, find_batches(config, None)), config)
+    batches = find_batches(config, None)
+    with tempfile.TemporaryDirectory() as scratch:
+        files = unpack(spark, batches, Path(scratch))
+        shapes = [shape_of(config, batch, files[batch.name]) for batch in batches]
+        rows = judge(read_batches(spark, config, shapes), config).cache()
+        rows.count()
     columns = ["user_id", "item_id", "event_type", "cast(timestamp as string)", "rating", *names, "reason"]
     return sorted((tuple(row) for row in rows.selectExpr(*columns).collect()), key=str)
 

@@ -1,8 +1,16 @@
-"""Raw log -> `events`, and `quarantine` for every row that is none.
+"""Raw log -> `events`; `bots` for the events of users who are none; `quarantine` for every row that is no event.
 
-Each batch becomes its own version of `events` and `quarantine`, made from that batch alone: running a day
-twice, or days out of order, changes nothing. Nothing is dropped silently: rows in = events + further
-copies of an event + quarantined rows, counted from what was written and asserted.
+Each batch becomes its own version of the three tables, made from that batch alone: running a day twice, or
+days out of order, changes nothing. Nothing is dropped silently: rows in = events + further copies of an
+event + quarantined rows + events of bots, counted from what was written and asserted. Copies are found
+first and bots among what is left, so a copy of a bot's event counts as a duplicate.
+
+What the log no longer has:
+
+| `log.retention_days` | a day that is gone from the log | a day past the retention |
+|---|---|---|
+| null | was withdrawn: it leaves the live tables and stays on disk | - |
+| set (daily logs) | has expired there: the warehouse holds it | leaves the live tables and the disk |
 """
 
 from __future__ import annotations
@@ -10,32 +18,37 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, Observation, SparkSession, Window
 from pyspark.sql import functions as F
+from pyspark.sql.types import StringType, StructField, StructType
 
 from recsys_spark.config import LogConfig
 from recsys_spark.errors import DataError, RunError
-from recsys_spark.log.raw import WHOLE, Batch, find_batches, read_batches
-from recsys_spark.schemas import EVENTS, QUARANTINE, Table
-from recsys_spark.warehouse import Version, Warehouse, exclusive, fingerprint
+from recsys_spark.log.bots import find_bots
+from recsys_spark.log.judge import REASONS, judge
+from recsys_spark.log.packed import unpack
+from recsys_spark.log.raw import WHOLE, Batch, find_batches, oldest_day
+from recsys_spark.log.read import read_batches, readable
+from recsys_spark.log.sessions import fill_sessions
+from recsys_spark.log.shape import changes, shape_of
+from recsys_spark.schemas import BOTS, EVENTS, QUARANTINE, Table
+from recsys_spark.warehouse import Slot, Version, Warehouse, exclusive, fingerprint
 
-REASONS = {
-    "malformed": "not a whole line of the log's format",
-    "missing_user": "no user id",
-    "missing_item": "no item id",
-    "unknown_type": "an event type that log.event_types does not list",
-    "bad_timestamp": "a time that cannot be read, or before 1970",
-    "future": "later than the day on which the row arrived, or today",
-    "too_late": "arrived more than log.late_days after its day",
-    "bad_rating": "a rating that is not a number",
-}
-"""The closed list of reasons; a row gets the first that holds."""
-
-_CODE = ("log/raw.py", "log/ingest.py", "schemas.py")
+_CODE = (
+    "log/raw.py", "log/packed.py", "log/shape.py", "log/read.py", "log/judge.py", "log/sessions.py", "log/bots.py",
+    "log/ingest.py", "schemas.py",
+)  # fmt: skip
+_TABLES = {QUARANTINE: "quarantined", BOTS: "bots", EVENTS: "events"}
+"""What a batch becomes, and the count of its rows; `events` come last, for where they stand, all stands."""
+JUDGED = "judged"
+_COUNTS = ("rows_in", "events", "duplicates", "quarantined", "bots", *REASONS)
+_ELSEWHERE = {"generate", "items", "max_bad_share", "path", "gates", "retention_days"}
+"""Settings that do not change what a batch becomes."""
 
 
 @dataclass(frozen=True)
@@ -45,24 +58,29 @@ class IngestResult:
     events: dict[str, Version]
     built: int
     counts: dict[str, int]
+    """Sums over `events`, by what `_COUNTS` lists."""
+    changes: dict[str, list[str]] = field(default_factory=dict)
+    """What changed in the log's columns, by each batch that differs from the one before it."""
 
 
 def ingest(spark: SparkSession, warehouse: Warehouse, config: LogConfig, until: dt.date | None) -> IngestResult:
     """Bring `events` up to date with the batches delivered until a day.
 
     Raises:
-        DataError: no log, no such day, or more than `log.max_bad_share` of a batch's rows are bad.
+        ConfigError: `log.columns`, `log.event_types` or `log.encoding` names what there is none of.
+        DataError: no log, no such day, a file that cannot be read, a column that is gone, or more than
+            `log.max_bad_share` of a batch's rows are bad.
     """
     batches = {b.name: b for b in find_batches(config, until)}
-    settings = config.model_dump(exclude={"generate", "items", "max_bad_share", "path"})
+    settings = config.model_dump(exclude=_ELSEWHERE)
     names = {n: f"{n}-{fingerprint(_CODE, settings, b.state())}" for n, b in batches.items()}
-    pending = [b for n, b in batches.items() if warehouse.slot("events", batch=n).version(names[n]) is None]
+    pending = [b for n, b in batches.items() if warehouse.slot(EVENTS.name, batch=n).version(names[n]) is None]
     if pending:
-        with exclusive(warehouse.root.absolute() / ".ingest"):
+        with exclusive(warehouse.root.absolute() / ".ingest"), readable():
             _build(spark, warehouse, config, pending, names)
     events: dict[str, Version] = {}
     for name, batch in batches.items():
-        for table in (QUARANTINE, EVENTS):
+        for table in _TABLES:
             slot = warehouse.slot(table.name, batch=name)
             version = slot.version(names[name])
             assert version is not None
@@ -70,143 +88,153 @@ def ingest(spark: SparkSession, warehouse: Warehouse, config: LogConfig, until: 
                 _check_share(batch, config, version.manifest["counts"])
                 events[name] = version
             slot.flip(version)
-    _retire(warehouse, set(batches), until)
-    counts = {k: sum(v.manifest["counts"][k] for v in events.values()) for k in _COUNTS}
-    return IngestResult(events, len(pending), counts)
+    held = _retire(warehouse, config, set(batches), until)
+    events = dict(sorted({**events, **held}.items()))
+    counts = {k: sum(v.manifest["counts"].get(k, 0) for v in events.values()) for k in _COUNTS}
+    found = {b: changes(events[a].manifest, events[b].manifest) for a, b in pairwise(events)}
+    return IngestResult(events, len(pending), counts, {b: texts for b, texts in found.items() if texts})
 
 
-def _retire(warehouse: Warehouse, batches: set[str], until: dt.date | None) -> None:
-    """Take what the log no longer has, up to the day, out of the live events: a delivery that was withdrawn.
+def _retire(warehouse: Warehouse, config: LogConfig, batches: set[str], until: dt.date | None) -> dict[str, Version]:
+    """Take out of the live tables what the log no longer has, up to the day; see the module's table.
 
-    Its versions stay on disk; delivered again, the same files are live again without being read.
+    Withdrawn versions stay on disk; delivered again, the same files are live again without being read.
+
+    Returns:
+        The live events of the days that only the warehouse holds.
     """
-    for batch in set(warehouse.keys(EVENTS.name, "batch")) - batches:
+    held: dict[str, Version] = {}
+    oldest = oldest_day(config, until.isoformat() if until is not None and WHOLE not in batches else max(batches))
+    for batch in sorted(set(warehouse.keys(EVENTS.name, "batch")) - batches):
         later = until is not None and WHOLE not in (batch, *batches) and batch > until.isoformat()
-        for table in () if later else (EVENTS, QUARANTINE):
+        live = warehouse.slot(EVENTS.name, batch=batch).current()
+        if later:
+            continue
+        if oldest is not None and batch != WHOLE and batch >= oldest and live is not None:
+            held[batch] = live
+            continue
+        for table in _TABLES:
             warehouse.slot(table.name, batch=batch).retire()
+    if oldest is not None:
+        _expire(warehouse, oldest)
+    return held
 
 
-_COUNTS = ("rows_in", "events", "duplicates", "quarantined", *REASONS)
+def _expire(warehouse: Warehouse, oldest: str) -> None:
+    """Delete every version of the days before one, those of withdrawn days included."""
+    for table in _TABLES:
+        for folder in sorted((warehouse.root.absolute() / table.name).glob("batch=*")):
+            name = folder.name.removeprefix("batch=")
+            if name != WHOLE and name < oldest:
+                slot = Slot(folder)
+                slot.retire()
+                for version in slot.versions():
+                    shutil.rmtree(version.path)
 
 
 def _build(
     spark: SparkSession, warehouse: Warehouse, config: LogConfig, batches: list[Batch], names: dict[str, str]
 ) -> None:
-    """Write all pending batches in two passes over the raw log, then hand each to its slot."""
+    """Write all pending batches in one pass over the raw log, then hand each to its slot."""
     aside = warehouse.root.absolute() / ".ingest" / "aside"
     shutil.rmtree(aside, ignore_errors=True)
-    rows = read_batches(spark, config, batches)
-    judged = judge(rows, config)
-    good = judged.where("reason is null")
-    bad = judged.where("reason is not null").select("batch", "raw", "reason")
-    bad.write.partitionBy("batch").parquet(str(aside / QUARANTINE.name))
-    deduplicate(good).select("batch", *EVENTS.schema.names).write.partitionBy("batch").parquet(str(aside / EVENTS.name))
+    before = [batch.state() for batch in batches]
+    files = unpack(spark, batches, aside / "unpacked")
+    shapes = [shape_of(config, batch, files[batch.name]) for batch in batches]
+    judged = judge(read_batches(spark, config, shapes), config)
+    # What must not reach the disk is redacted here: of a judged row nothing has been written or logged yet.
+    _write(spark, config, judged, aside)
+    if [batch.state() for batch in batches] != before:
+        raise DataError(f"{config.resolve()}: the log changed while it was read; run again")
 
-    rows_in = {row["batch"]: row["count"] for row in rows.groupBy("batch").count().collect()}
-    counts, last_days = _count(spark, aside, {b.name: rows_in.get(b.name, 0) for b in batches})
-    for table in (QUARANTINE, EVENTS):
-        for batch in batches:
-            entries = {"counts": counts[batch.name], "last_day": last_days.get(batch.name)}
+    counts, last_days = _count(spark, aside, [b.name for b in batches])
+    for table in _TABLES:
+        for batch, shape in zip(batches, shapes, strict=True):
+            entries = {"counts": counts[batch.name], "last_day": last_days.get(batch.name), **shape.entries()}
             adopt = functools.partial(_adopt, spark, aside, table, batch, entries)
             warehouse.slot(table.name, batch=batch.name).materialize(names[batch.name], adopt, flip=False)
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def judge(rows: DataFrame, config: LogConfig) -> DataFrame:
-    """Type the text columns and add `reason`, null for a good row."""
-    kind = F.col("event_type")
-    if config.default_type is not None:
-        kind = F.coalesce(kind, F.lit(config.default_type))
-    rating = F.col("rating").try_cast("float")  # reads "NaN" and "inf", too
-    typed = rows.select(
-        "batch", "raw", "malformed",
-        *(F.nullif(F.trim(c), F.lit("")).alias(c) for c in ("user_id", "item_id", "session_id", "device", "country")),
-        F.coalesce(F.nullif(F.trim("event_id"), F.lit("")), F.md5("raw")).alias("event_id"),
-        kind.alias("event_type"),
-        _timestamp(config.timestamps).alias("timestamp"),
-        rating.alias("rating"),
-        (F.col("rating").isNotNull() & ~F.coalesce(F.abs(rating) < float("inf"), F.lit(False))).alias("bad_rating"),
-        F.col("position").try_cast("int").alias("position"),
-        F.col("split").alias("split"),
-    )  # fmt: skip
-    typed = typed.withColumn("date", F.to_date("timestamp"))
-    delivered = F.when(F.col("batch") != WHOLE, F.col("batch").try_cast("date"))  # null for a whole log
-    checks = {
-        "malformed": F.col("malformed"),
-        "missing_user": F.col("user_id").isNull(),
-        "missing_item": F.col("item_id").isNull(),
-        "unknown_type": F.col("event_type").isNull() | ~F.col("event_type").isin(*config.event_types),
-        "bad_timestamp": F.col("timestamp").isNull() | (F.col("timestamp") < F.lit("1970-01-01").cast("timestamp")),
-        "future": F.coalesce(F.col("date") > F.coalesce(delivered, F.current_date()), F.lit(False)),
-        "too_late": F.coalesce(F.datediff(delivered, "date") > config.late_days, F.lit(False)),
-        "bad_rating": F.col("bad_rating"),
-    }
-    assert list(checks) == list(REASONS)
-    reason = F.coalesce(*(F.when(check, F.lit(name)) for name, check in checks.items()))
-    return typed.withColumn("reason", reason)
+def _write(spark: SparkSession, config: LogConfig, judged: DataFrame, aside: Path) -> None:
+    """Write what the rows become, by table and batch, below `aside`."""
+    raw = F.when(F.col("reason").isNotNull(), F.col("raw")).alias("raw")  # that of a good row has served
+    judged = judged.select("batch", "reason", raw, "digest", *(c for c in EVENTS.schema.names if c != "copies"))
+    seen = Observation()
+    without_session = F.count_if(F.col("reason").isNull() & F.col("session_id").isNull())
+    observed = judged.observe(seen, without_session.alias("without_session"))
+    observed.write.option("compression", "lz4").parquet(str(aside / JUDGED))
+    judged = spark.read.schema(judged.schema).parquet(str(aside / JUDGED))
+    bad = judged.where("reason is not null").select("batch", "raw", "reason")
+    bad.write.partitionBy("batch").parquet(str(aside / QUARANTINE.name))
 
-
-def _timestamp(kind: str) -> Column:
-    text = F.col("timestamp")
-    if kind == "iso":  # Spark alone would take 10:00 for a time of today, whenever that is
-        return F.when(text.rlike(r"^\s*\d{4}-\d{1,2}-\d"), text.try_cast("timestamp"))
-    number = text.try_cast("double")
-    seconds = number if kind == "seconds" else number / 1000
-    # a double past year 9999 would overflow the cast, so it is as unreadable as a word
-    return F.when(F.abs(seconds) < 253402300800, F.timestamp_seconds(seconds))
+    good = deduplicate(judged.where("reason is null")).persist()
+    bots = find_bots(good, config).persist()
+    try:
+        rows = fill_sessions(good, config.session_gap_minutes) if seen.get["without_session"] else good
+        of_people = rows.join(F.broadcast(bots), ["batch", "user_id"], "left_anti")
+        of_bots = rows.join(F.broadcast(bots), ["batch", "user_id"])
+        for table, kept in ((EVENTS, of_people), (BOTS, of_bots)):
+            kept.select("batch", *table.schema.names).write.partitionBy("batch").parquet(str(aside / table.name))
+    finally:
+        bots.unpersist()
+        good.unpersist()
 
 
 def deduplicate(events: DataFrame) -> DataFrame:
-    """Keep one row per (batch, event_id), the earliest and then the smallest raw text, with its `copies`."""
-    columns = [c for c in EVENTS.schema.names if c not in ("event_id", "copies")]
-    first = F.min(F.struct("timestamp", "raw", *(c for c in columns if c != "timestamp"))).alias("first")
-    grouped = events.groupBy("batch", "event_id").agg(first, F.count("*").cast("int").alias("copies"))
-    return grouped.select("batch", "event_id", "copies", *(F.col(f"first.{c}") for c in columns))
+    """Keep one row per (batch, event_id), the earliest and then the smallest `digest`, with its `copies`."""
+    by_time = Window.partitionBy("batch", "event_id").orderBy("timestamp", "digest")
+    every = by_time.rowsBetween(Window.unboundedPreceding, Window.unboundedFollowing)
+    numbered = events.select(
+        "*", F.count("*").over(every).cast("int").alias("copies"), F.row_number().over(by_time).alias("place")
+    )
+    return numbered.where("place = 1").drop("place", "digest")
 
 
-def _count(
-    spark: SparkSession, aside: Path, rows_in: dict[str, int]
-) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
+def _count(spark: SparkSession, aside: Path, batches: list[str]) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
     """Count what was written, by batch, hold it against the rows that came in, and find the last days."""
+    one, no_day = F.lit(1).alias("rows"), F.lit(None).cast("date").alias("day")
+    judged = spark.read.schema("batch string").parquet(str(aside / JUDGED))
+    written = judged.select("batch", F.lit("rows_in").alias("name"), one, no_day)
+    for table, name, rows, day in (
+        (EVENTS, F.lit("events"), "copies", "date"),
+        (BOTS, F.lit("bots"), "copies", no_day),
+        (QUARANTINE, F.col("reason"), one, no_day),
+    ):
+        if any((aside / table.name).glob("batch=*")):
+            by_batch = StructType([StructField("batch", StringType()), *table.schema.fields])
+            found = spark.read.schema(by_batch).parquet(str(aside / table.name))
+            written = written.union(found.select("batch", name, rows, day))
+    n, came, last_day = F.count("*").alias("n"), F.sum("rows").alias("came"), F.max("day").alias("last_day")
     last_days: dict[str, str] = {}
-    counts = {batch: dict.fromkeys(_COUNTS, 0) | {"rows_in": n} for batch, n in rows_in.items()}
-    events, bad = _written(spark, aside / EVENTS.name), _written(spark, aside / QUARANTINE.name)
-    if events is not None:
-        kept, came = F.count("*").alias("kept"), F.sum("copies").alias("came")
-        for row in events.groupBy("batch").agg(kept, came, F.max("date").alias("last_day")).collect():
-            counts[row.batch] |= {"events": row.kept, "duplicates": row.came - row.kept}
+    counts = {batch: dict.fromkeys(_COUNTS, 0) for batch in batches}
+    for row in written.groupBy("batch", "name").agg(n, came, last_day).collect():
+        counts[row.batch][row["name"]] = row.n
+        counts[row.batch]["duplicates"] += row.came - row.n
+        counts[row.batch]["quarantined"] += row.n if row["name"] in REASONS else 0
+        if row.last_day is not None:
             last_days[row.batch] = str(row.last_day)
-    if bad is not None:
-        for row in bad.groupBy("batch", "reason").agg(F.count("*").alias("n")).collect():
-            counts[row.batch][row.reason] = row.n
-            counts[row.batch]["quarantined"] += row.n
-    for batch, n in counts.items():
-        lost = n["rows_in"] - n["events"] - n["duplicates"] - n["quarantined"]
+    for batch, c in counts.items():
+        lost = c["rows_in"] - c["events"] - c["duplicates"] - c["quarantined"] - c["bots"]
         if lost:
             raise DataError(
-                f"batch {batch}: {lost} of {n['rows_in']} rows unaccounted for; did the log change meanwhile?"
+                f"batch {batch}: {lost} of {c['rows_in']} rows unaccounted for; did the log change meanwhile?"
             )
     return counts, last_days
-
-
-def _written(spark: SparkSession, table: Path) -> DataFrame | None:
-    """Read a table that was written by batch; None where no batch had a row for it."""
-    if not any(table.glob("batch=*")):
-        return None
-    rows = spark.read.parquet(str(table))
-    return rows.withColumn("batch", F.col("batch").cast("string"))  # Spark reads a day's name as a date
 
 
 def _check_share(batch: Batch, config: LogConfig, counts: dict[str, int]) -> None:
     if not counts["rows_in"]:
         raise DataError(f"{batch.path}: holds no row; remove the folder, or deliver the day again")
     share = counts["quarantined"] / counts["rows_in"]
-    if share > config.max_bad_share or not counts["events"]:
+    if share > config.max_bad_share or not counts["events"] + counts["bots"]:
         worst = max(REASONS, key=lambda r: counts[r])
         raise DataError(
             f"{batch.path}: {share:.1%} of {counts['rows_in']} rows are bad (log.max_bad_share is "
             f"{config.max_bad_share:.1%}), most of them {worst}: {REASONS[worst]}; see the quarantine table"
         )
+    if not counts["events"]:
+        raise DataError(f"{batch.path}: every event is of a user who breaks a rule of log.bots; mend the rules")
 
 
 def _adopt(
@@ -215,8 +243,11 @@ def _adopt(
     source = aside / table.name / f"batch={batch.name}"
     if source.is_dir():
         shutil.move(source, path / "data")
-    elif entries["counts"]["events" if table is EVENTS else "quarantined"]:
+    elif entries["counts"][_TABLES[table]]:
         raise RunError(f"{source}: is gone; another run is ingesting into this warehouse, wait for it to end")
     else:  # no row of this kind in the batch: an empty table still has its schema
-        table.conform(spark.createDataFrame([], table.schema)).coalesce(1).write.parquet(str(path / "data"))
+        empty = aside / "empty" / table.name
+        if not empty.is_dir():
+            spark.createDataFrame([], table.schema).coalesce(1).write.parquet(str(empty))
+        shutil.copytree(empty, path / "data")
     return {"table": table.name, "batch": batch.name, **entries}

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from recsys_spark.evaluation.evaluate import Results, from_json
+from recsys_spark.log.judge import REASONS
 from recsys_spark.pipeline.context import Context, StageResult
 from recsys_spark.pipeline.stages import STAGES
 from recsys_spark.schemas import ITEMS, RECOMMENDATIONS
@@ -79,20 +80,10 @@ def _show(context: Context, done: dict[str, StageResult], seconds: dict[str, flo
 
 
 def _show_counts(console: Console, log: dict[str, int], data: dict[str, int]) -> None:
-    reasons = (
-        "malformed",
-        "missing_user",
-        "missing_item",
-        "unknown_type",
-        "bad_timestamp",
-        "future",
-        "too_late",
-        "bad_rating",
-    )
-    why = ", ".join(f"{log[r]:,} {r}" for r in reasons if log[r])
+    why = ", ".join(f"{log[r]:,} {r}" for r in REASONS if log[r])
     console.print(
         f"rows in          {log['rows_in']:,} = {log['events']:,} events + {log['duplicates']:,} duplicates + "
-        f"{log['quarantined']:,} quarantined{f' ({why})' if why else ''}"
+        f"{log['bots']:,} of bots + {log['quarantined']:,} quarantined{f' ({why})' if why else ''}"
     )
     console.print(
         f"interactions     {data['train']:,} train, {data['valid']:,} valid, {data['test']:,} test; "
