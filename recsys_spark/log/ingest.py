@@ -33,7 +33,7 @@ from recsys_spark.log.bots import find_bots
 from recsys_spark.log.judge import REASONS, judge
 from recsys_spark.log.packed import unpack
 from recsys_spark.log.raw import WHOLE, Batch, find_batches, oldest_day
-from recsys_spark.log.read import read_batches, readable
+from recsys_spark.log.read import read_batches, readable, setting
 from recsys_spark.log.sessions import fill_sessions
 from recsys_spark.log.shape import changes, shape_of
 from recsys_spark.schemas import BOTS, EVENTS, QUARANTINE, Table
@@ -143,7 +143,9 @@ def _build(
     shapes = [shape_of(config, batch, files[batch.name]) for batch in batches]
     judged = judge(read_batches(spark, config, shapes), config)
     # What must not reach the disk is redacted here: of a judged row nothing has been written or logged yet.
-    _write(spark, config, judged, aside)
+    # A task writes a fortnight's batches side by side; more of them it sorts first.
+    with setting(spark, "spark.sql.maxConcurrentOutputFileWriters", "16"):
+        _write(spark, config, judged, aside)
     if [batch.state() for batch in batches] != before:
         raise DataError(f"{config.resolve()}: the log changed while it was read; run again")
 

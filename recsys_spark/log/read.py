@@ -37,6 +37,8 @@ from recsys_spark.log.shape import Part, Shape, codec, mapping
 KEPT = 1_024
 """Characters that are kept of a line above `log.max_line_bytes`."""
 _CORRUPT = "_corrupt"
+# The driver looks at the files itself: Spark would start a task for each of them.
+_LISTED_HERE = ("spark.sql.sources.parallelPartitionDiscovery.threshold", str(1 << 30))
 
 
 def read_batches(spark: SparkSession, config: LogConfig, shapes: list[Shape]) -> DataFrame:
@@ -65,6 +67,17 @@ def read_batches(spark: SparkSession, config: LogConfig, shapes: list[Shape]) ->
 
 
 @contextlib.contextmanager
+def setting(spark: SparkSession, key: str, value: str) -> Iterator[None]:
+    """Set an option of Spark's for a while."""
+    before = spark.conf.get(key)
+    spark.conf.set(key, value)
+    try:
+        yield
+    finally:
+        spark.conf.set(key, str(before))
+
+
+@contextlib.contextmanager
 def readable() -> Iterator[None]:
     """Word a file that Spark fails to read, such as one that was cut off, in one line."""
     try:
@@ -77,7 +90,7 @@ def readable() -> Iterator[None]:
 
 
 def _text_rows(spark: SparkSession, config: LogConfig, part: Part, files: list[Path], name: Column) -> DataFrame:
-    with _listed_here(spark):
+    with setting(spark, *_LISTED_HERE):
         text = spark.read.text([_literally(f) for f in files])
     value = F.col("value")
     too_long = F.octet_length(value) > config.max_line_bytes
@@ -129,7 +142,7 @@ def _parquet_rows(spark: SparkSession, config: LogConfig, part: Part, files: lis
     # Spark has no type for nanoseconds and refuses files that hold any; as numbers they do no harm.
     spark.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")
     try:
-        with _listed_here(spark):
+        with setting(spark, *_LISTED_HERE):
             rows = spark.read.parquet(*(_literally(f) for f in files))
     except PySparkException as error:
         why = str(error).splitlines()[0].rstrip(".")
@@ -188,18 +201,6 @@ def _attributes(values: dict[str, Column]) -> Column:
         return F.create_map().cast("map<string, string>")
     pairs = (c for n, v in values.items() for c in (F.lit(n), F.nullif(F.trim(v), F.lit(""))))
     return F.map_filter(F.create_map(*pairs), lambda _, v: v.isNotNull())
-
-
-@contextlib.contextmanager
-def _listed_here(spark: SparkSession) -> Iterator[None]:
-    """Let the driver look at the files of a batch: Spark would start a task for each of them."""
-    key = "spark.sql.sources.parallelPartitionDiscovery.threshold"
-    before = spark.conf.get(key)
-    spark.conf.set(key, str(1 << 30))
-    try:
-        yield
-    finally:
-        spark.conf.set(key, str(before))
 
 
 def _literally(file: Path) -> str:
