@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,9 +42,11 @@ def ingest(context: Context) -> StageResult:
     last = max(done.events)
     if context.night is None:
         context.night = night.last_day(last, done.events[last])
+    for change in done.changes.get(last, []):
+        print(f"warning: {last}: the log's columns changed: {change}", file=sys.stderr)
     return StageResult(
         inputs={"log": str(config.log.resolve()), "batches": len(done.events)},
-        outputs={"events": done.events[last].name, "items": items.name, "built": done.built},
+        outputs={"events": done.events[last].name, "items": items.name, "built": done.built, "changes": done.changes},
         counts=done.counts,
     )
 
