@@ -51,7 +51,6 @@ ROW = '{"user_id": "u", "item_id": "i", "event_type": "view", "timestamp": "2026
         (3, ["no such log", "nowhere"], ["log.path=nowhere/events", "log.generate=null"]),
         (3, ["no such item catalogue", "nowhere.jsonl"], ["log.items.path=nowhere.jsonl"]),
         (3, ["log.max_bad_share"], ["log.max_bad_share=0.0001"]),
-        (2, ["row groups for 2 ranks", "dataset.feed_files"], ["dataset.feed_files=1", "train.deep=[neumf]"]),
         (2, ["task slots", "train.ranks"], ["train.ranks=3", "train.deep=[neumf]"]),
         (3, ["dataset.k_core=1000"], ["dataset.k_core=1000"]),
         (3, ["publish.min_coverage"], ["publish.min_coverage=1.0", "publish.k=1", "train.deep=[]"]),

@@ -46,7 +46,7 @@ def test_last_line_is_the_contract(night):
     assert set(line) == {"stage", "run_date", "inputs", "outputs", "counts", "metrics", "seconds"}
     assert (line["stage"], line["run_date"]) == ("nightly", "2026-01-05")
     counts = line["counts"]
-    assert counts["rows_in"] == counts["events"] + counts["duplicates"] + counts["quarantined"]
+    assert counts["rows_in"] == sum(counts[k] for k in ("events", "duplicates", "quarantined", "bots"))
     assert counts["quarantined"] > 0
     assert set(line["metrics"]["ndcg@10"]) == {"popularity", "als", "neumf"}
 
