@@ -39,8 +39,8 @@ def erase_from_model(folder: Path, ids: list[int]) -> int:
     if any(state[n][there].any() for n in tables):
         for n in tables:
             state[n][there] = 0
-        with replacing(folder / WEIGHTS) as aside:
-            torch.save(state, aside)
+        with replacing(folder / WEIGHTS) as aside, open(aside, "wb") as opened:
+            torch.save(state, opened)
     known = int(trained["users"][there].sum())
     if known:
         trained["users"][there] = False
@@ -71,8 +71,8 @@ def erase_from_checkpoint(path: Path, name: str, ids: list[int]) -> int:
     if known:
         for tensor in held:
             tensor[there] = 0
-        with replacing(path) as aside:
-            torch.save(state, aside)
+        with replacing(path) as aside, open(aside, "wb") as opened:
+            torch.save(state, opened)
     return known
 
 
