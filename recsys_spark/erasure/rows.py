@@ -168,14 +168,14 @@ def rewrite(path: Path, file: pq.ParquetFile, change: Callable[[int, pa.Table], 
     columns = range(len(file.schema))
     int96 = any(file.schema.column(i).physical_type == "INT96" for i in columns)
     codec = file.metadata.row_group(0).column(0).compression if file.num_row_groups else "ZSTD"
+    schema = pq.read_schema(path)  # that of all who read the file; a time that it cannot hold raises
     with replacing(path) as aside, pq.ParquetWriter(
-        aside, file.schema_arrow, compression="NONE" if codec == "UNCOMPRESSED" else codec, store_schema=False,
-        use_deprecated_int96_timestamps=int96,
+        aside, schema, compression="NONE" if codec == "UNCOMPRESSED" else codec, use_deprecated_int96_timestamps=int96
     ) as writer:  # fmt: skip
         for i in range(file.num_row_groups):
             rows = change(i, file.read_row_group(i))
             if len(rows):
-                writer.write_table(rows, row_group_size=len(rows))
+                writer.write_table(rows.cast(schema), row_group_size=len(rows))
 
 
 @contextlib.contextmanager
