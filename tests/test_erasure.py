@@ -30,7 +30,7 @@ from recsys_spark.pipeline.nightly import nightly
 from recsys_spark.training import checkpoint
 from recsys_spark.warehouse import MANIFEST, Warehouse, exclusive
 
-ONLY_BASELINES = ("train.deep=[]", "models.als.rank=2", "models.als.iterations=1", "evaluation.replicates=100")
+FAST = ("train.deep=[]", "train.baselines=[popularity]", "evaluation.replicates=100")
 
 
 def run(stage, config, *arguments, options=None):
@@ -68,7 +68,7 @@ def made(tmp_path_factory, spark):
     """A night without deep models, and a saved one planted beside its baselines."""
     root = tmp_path_factory.mktemp("erasure")
     config = write_config(root)
-    code, _, text = run(lambda context, _: nightly(context), config, *ONLY_BASELINES)
+    code, _, text = run(lambda context, _: nightly(context), config, *FAST)
     assert code == 0, text[-3000:]
     warehouse = Warehouse(root / "warehouse" / "tiny")
     users = len(pq.read_table(next(warehouse.root.glob("user_ids/*/data")))) + 1
@@ -112,7 +112,7 @@ def test_a_person_is_nowhere_and_nobody_else_is_touched(made):
     assert {"events", "quarantine", "user_ids", "serving", "recommendations"} <= kinds
     assert naming(root / "mlflow", person)
 
-    code, line, text = erase(config, person, overrides=ONLY_BASELINES)
+    code, line, text = erase(config, person, overrides=FAST)
     assert code == 0, text[-3000:]
     assert naming(warehouse.root, person) == set() and naming(root / "mlflow", person) == set()
     assert {p: p.read_bytes() for p in log} == log, "the raw log is another's to keep or delete"
@@ -138,8 +138,7 @@ def test_a_person_is_nowhere_and_nobody_else_is_touched(made):
     assert proof["people"] == line["inputs"]["people"] and len(proof["people"][0]) == 8
     assert {t["after"] for t in proof["tables"].values()} == {0}
     assert {(m["where"], m["model"]) for m in proof["trained_before"]} == {
-        ("warehouse", "popularity"), ("warehouse", "als"), ("warehouse", "two_tower"),
-        ("registry", "popularity"), ("registry", "als"),
+        ("warehouse", "popularity"), ("warehouse", "two_tower"), ("registry", "popularity"),
     }  # fmt: skip
     check_manifests(warehouse)
 
@@ -147,7 +146,7 @@ def test_a_person_is_nowhere_and_nobody_else_is_touched(made):
     assert not model.users[dense] and model.users.sum() == len(model.users) - 1
     assert not model.network.user.weight[dense].any() and model.network.user.weight[dense - 1].any() == (dense > 1)
 
-    again = erase(config, person, overrides=ONLY_BASELINES)[1]["counts"]
+    again = erase(config, person, overrides=FAST)[1]["counts"]
     assert {n for name, n in again.items() if name not in ("people", "models_to_train_again")} == {0}
 
 
@@ -186,13 +185,13 @@ def test_the_next_night_goes_on_without_the_person(made):
     root, config, warehouse = made
     gone = {u for u in (f"u{n:07d}" for n in range(130)) if not naming_events(warehouse, u)}
     person = someone(warehouse, 1)
-    assert erase(config, person, overrides=ONLY_BASELINES)[0] == 0
-    code, line, text = run(lambda context, _: nightly(context), config, *ONLY_BASELINES)
+    assert erase(config, person, overrides=FAST)[0] == 0
+    code, line, text = run(lambda context, _: nightly(context), config, *FAST)
     assert code == 0, text[-3000:]
     users = {row[0] for row in published(root)}
     assert users and not users & {person, *gone}
     # measured anew and lists made anew, from the tables as they are now
-    over = (*ONLY_BASELINES, "publish.k=4", "evaluation.replicates=101")
+    over = (*FAST, "publish.k=4", "evaluation.replicates=101")
     for stage in (stages.evaluate, stages.recommend):
         code, line, text = run(lambda context, _, stage=stage: stage(context), config, *over)
         assert code == 0, text[-3000:]
@@ -213,8 +212,8 @@ def test_killed_between_files_and_manifests_the_next_run_finishes(made, monkeypa
 
     with monkeypatch.context() as patched:
         patched.setattr(module, "update_manifests", fail)
-        assert erase(config, person, overrides=ONLY_BASELINES)[0] == 1
-    assert erase(config, person, overrides=ONLY_BASELINES)[0] == 0
+        assert erase(config, person, overrides=FAST)[0] == 1
+    assert erase(config, person, overrides=FAST)[0] == 0
     assert naming(warehouse.root, person) == set()
     check_manifests(warehouse)
 
@@ -237,7 +236,7 @@ def test_it_is_refused_while_another_run_writes(made):
     _, config, warehouse = made
     for folder in (warehouse.root / "recommendations", warehouse.root / ".night"):
         with exclusive(folder):
-            code, _, text = erase(config, "u0000001", overrides=ONLY_BASELINES)
+            code, _, text = erase(config, "u0000001", overrides=FAST)
         assert code == 1 and "another run is writing it" in text
 
 

@@ -110,7 +110,8 @@ def mark_suppressed(
     secrets = gone.select("under", "_inner", "_outer", "_salt").distinct()
     tried = ids.crossJoin(F.broadcast(secrets)).withColumn("digest", _digest("_id"))
     people = tried.join(F.broadcast(gone.select("under", "digest")), ["under", "digest"], "left_semi")
-    people = people.select("_id").distinct()
+    # once, whatever is written from the rows: trying an id out is slow on purpose
+    people = people.select("_id").distinct().localCheckpoint()
     everyone = people.agg(F.collect_list("_id").alias("_everyone"))
     rows = judged.join(F.broadcast(people), F.col("user_id") == F.col("_id"), "left")
     rows = rows.crossJoin(F.broadcast(everyone))
