@@ -240,13 +240,18 @@ def test_it_is_refused_while_another_run_writes(made):
         assert code == 1 and "another run is writing it" in text
 
 
-def test_arguments_that_name_nobody_are_refused(made, tmp_path):
+def test_arguments_that_name_nobody_are_refused(made, tmp_path, monkeypatch):
     _, config, _ = made
     assert run(erasure.erase_user, config, options=erasure.OPTIONS)[0] == 2
     assert run(erasure.erase_user, config, "--user", " ", options=erasure.OPTIONS)[0] == 2
+    monkeypatch.setattr("sys.stdin", io.StringIO("nobody-at-all\n"))
+    assert run(erasure.erase_user, config, "--users-file", "-", options=erasure.OPTIONS)[1]["counts"]["rows"] == 0
     missing = str(tmp_path / "nobody")
     code, _, text = run(erasure.erase_user, config, "--users-file", missing, options=erasure.OPTIONS)
     assert code == 2 and missing in text
+    monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "1")
+    code, _, text = run(erasure.erase_user, config, "--users-file", "-", options=erasure.OPTIONS)
+    assert code == 2 and "spark-submit" in text
 
 
 def test_with_pseudonyms_no_raw_id_is_written_and_the_key_finds_the_person(made, tmp_path, monkeypatch):

@@ -96,7 +96,8 @@ def mark_suppressed(
     """Add `erased`, true of the rows of people who were erased; takes raw ids, so it comes before `redact`.
 
     Of a row that could not be parsed, it is true where a user id stands where the log's user ids stand, and
-    where the text contains the id of an erased person whom the rows name otherwise.
+    where the text contains the id of an erased person whom the rows name otherwise. The rows are read once for
+    it, at once.
 
     Args:
         judged: rows with `raw`, `reason` and `user_id`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import os
 import sys
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from recsys_spark.pipeline.context import Context, StageResult
 OPTIONS = {
     "--user": "a user id as the log has it; may be given several times. Other users of the machine can read it from "
     "the list of processes",
-    "--users-file": "a file with one user id a line; - reads them from the standard input",
+    "--users-file": "a file with one user id a line; - reads them from the standard input, which spark-submit does not "
+    "pass on: run the job with python for that",
 }
 
 
@@ -48,6 +50,10 @@ def erase_user(context: Context, arguments: argparse.Namespace) -> StageResult:
 
 
 def _lines(path: str) -> list[str]:
+    if path == "-" and "PYSPARK_GATEWAY_PORT" in os.environ:  # else it would wait for ever for what never comes
+        raise ConfigError(
+            "--users-file -: spark-submit does not pass the standard input on; give a file, or run the job with python"
+        )
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
