@@ -63,8 +63,9 @@ class BotsConfig(Section):
 class PersonalColumn(Section):
     """What becomes of a column that describes a person."""
 
-    keep: Literal["nothing", "bands", "lookup"] = "nothing"
-    """`nothing` drops it; `bands` turns a number into a band such as 30-39; `lookup` maps it by a table."""
+    keep: Literal["nothing", "bands", "lookup", "pseudonym"] = "nothing"
+    """`nothing` drops it; `bands` turns a number into a band such as 30-39; `lookup` maps it by a table; `pseudonym`
+    replaces it by an HMAC, as user ids are."""
     width: int = Field(10, ge=1)
     """Width of a band."""
     table: dict[str, str] = {}
@@ -80,8 +81,23 @@ class PrivacyConfig(Section):
     """Environment variable with the key, in hexadecimal, 32 bytes or more."""
     key_file: str | None = None
     """File with the key, in the same form."""
+    old_key_files: list[str] = []
+    """Files with keys that were rotated out: by them alone the people erased under those keys are recognised."""
     personal: dict[str, PersonalColumn] = {}
     """By column: one of `log.attributes`, or `device`, `country`, `session_id`."""
+    retrain_days: int = Field(30, ge=1)
+    """Days after an erasure by which the models that were trained before it are to be trained again."""
+
+    @model_validator(mode="after")
+    def _can_hide(self) -> PrivacyConfig:
+        for name, column in self.personal.items():
+            if column.keep == "lookup" and not column.table:
+                raise ValueError(f"log.privacy.personal.{name}: keep is lookup but there is no table; write one")
+            if column.keep == "pseudonym" and not self.pseudonymise:
+                raise ValueError(
+                    f"log.privacy.personal.{name}: keep is pseudonym without a key; set log.privacy.pseudonymise"
+                )
+        return self
 
 
 class Limit(Section):
@@ -215,6 +231,16 @@ class LogConfig(FileConfig):
         except (KeyError, ValueError, OSError):
             raise ValueError(f"{zone!r} is no IANA time zone; write one such as Europe/Berlin") from None
         return zone
+
+    @model_validator(mode="after")
+    def _knows_what_is_personal(self) -> LogConfig:
+        for name in self.privacy.personal:
+            if name not in (*self.attributes, "device", "country", "session_id"):
+                raise ValueError(
+                    f"log.privacy.personal names {name!r}, which is no column that is kept; "
+                    "name one of log.attributes, device, country, session_id"
+                )
+        return self
 
     @model_validator(mode="after")
     def _has_a_type(self) -> LogConfig:

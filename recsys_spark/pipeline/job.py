@@ -41,11 +41,13 @@ def run(
     about: str,
     argv: list[str] | None = None,
     flags: dict[str, str] | None = None,
+    options: dict[str, str] | None = None,
 ) -> int:
     """Run a stage as a job and return the contract's exit code.
 
     Args:
         flags: further switches of this job, with their help.
+        options: further options with a value, each of which may be given several times, with their help.
     """
     parser = argparse.ArgumentParser(
         name + ".py", description=about, epilog=_CONTRACT, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -56,6 +58,8 @@ def run(
     parser.add_argument("--date", metavar="YYYY-MM-DD", help="run date; default: the last day there is")
     for flag, text in (flags or {}).items():
         parser.add_argument(flag, action="store_true", help=text)
+    for option, text in (options or {}).items():
+        parser.add_argument(option, action="append", metavar=option.split("-")[-1].upper(), help=text)
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="replaces a value of the file")
     args = parser.parse_intermixed_args(argv)  # exits with 2, the contract's code, by itself
     start = time.perf_counter()

@@ -1,0 +1,96 @@
+"""Take people out of saved models: the rows that a deep model has learnt about them become zeros.
+
+Baselines keep nothing of single users: popularity counts, and ALS keeps the items' factors alone. A deep
+model's tables of users are the embeddings of its network whose names begin with `user`, a row per dense id. What
+else a model learnt from people stays in it until it is trained again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsys_spark import models
+from recsys_spark.erasure.rows import replacing
+from recsys_spark.models.base import read_card
+
+WEIGHTS, TRAINED = "weights.pt", "trained.npz"
+
+
+def erase_from_model(folder: Path, ids: list[int]) -> int:
+    """Zero the people's rows in a saved model, and let it know that it does not know them.
+
+    Returns:
+        How many of the people it knew.
+    """
+    name = read_card(folder)["model"]
+    if name not in models.DEEP or not ids:
+        return 0
+    import torch  # only here: a warehouse without deep models needs no torch
+
+    with np.load(folder / TRAINED) as arrays:
+        trained = dict(arrays)
+    there = [i for i in ids if i < len(trained["users"])]
+    state = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
+    tables = [n for n in user_tables(name) if n in state and len(state[n]) == len(trained["users"])]
+    # the weights first: killed in between, the person is known by a row of zeros, and found again
+    if any(state[n][there].any() for n in tables):
+        for n in tables:
+            state[n][there] = 0
+        with replacing(folder / WEIGHTS) as aside, open(aside, "wb") as opened:
+            torch.save(state, opened)
+    known = int(trained["users"][there].sum())
+    if known:
+        trained["users"][there] = False
+        with replacing(folder / TRAINED) as aside, open(aside, "wb") as opened:
+            np.savez(opened, **trained)
+    return known
+
+
+def erase_from_checkpoint(path: Path, name: str, ids: list[int]) -> int:
+    """Zero the people's rows in a checkpoint of an unfinished training, weights and Adam's moments alike.
+
+    Returns:
+        How many of the people had a row that was not zero.
+    """
+    import torch
+
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    network = state["network"]
+    tables = [n for n in user_tables(name) if n in network]
+    users = max((len(network[n]) for n in tables), default=0)
+    there = [i for i in ids if i < users]
+    held = [network[n] for n in tables]
+    if "optimizer" in state:
+        moments = state["optimizer"]["state"]
+        places = [i for i, n in enumerate(_parameters(name, network)) if n in tables]
+        held += [t for i in places for t in moments.get(i, {}).values() if t.dim() == 2 and len(t) == users]
+    known = sum(any(bool(t[i].any()) for t in held) for i in there)
+    if known:
+        for tensor in held:
+            tensor[there] = 0
+        with replacing(path) as aside, open(aside, "wb") as opened:
+            torch.save(state, opened)
+    return known
+
+
+def user_tables(name: str) -> list[str]:
+    """Return the names of a model's tables of users in its state."""
+    from torch import nn
+
+    modules = _network(name).named_modules()
+    return [f"{n}.weight" for n, m in modules if n.startswith("user") and isinstance(m, nn.Embedding)]
+
+
+def _parameters(name: str, state: dict[str, Any]) -> list[str]:
+    """Return the names of the parameters in the optimizer's order, which is that of the state without buffers."""
+    buffers = {n for n, _ in _network(name).named_buffers()}
+    return [n for n in state if n not in buffers]
+
+
+def _network(name: str) -> Any:
+    """Build the smallest network of a kind: its tables' names do not hang on its sizes."""
+    module = models.module_of(name)
+    return module.Network(module.Config(), 2, 2)

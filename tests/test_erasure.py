@@ -1,0 +1,406 @@
+"""Erasing people: nothing names them afterwards, nobody else's rows change, and the next night goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from night import published, write_config
+
+from recsys_spark.config import LogConfig
+from recsys_spark.erasure import erase as module
+from recsys_spark.erasure.people import TOMBSTONE, People
+from recsys_spark.erasure.quarantined import RowText
+from recsys_spark.erasure.rows import Task, erase_rows
+from recsys_spark.erasure.samples import erase_from_sample, hashes_of
+from recsys_spark.erasure.weights import erase_from_checkpoint, erase_from_model
+from recsys_spark.models import load, module_of
+from recsys_spark.models.base import UserBlock
+from recsys_spark.models.torch_recommender import TorchRecommender
+from recsys_spark.pipeline import erasure, job, stages
+from recsys_spark.pipeline.nightly import nightly
+from recsys_spark.training import checkpoint
+from recsys_spark.warehouse import MANIFEST, Warehouse, exclusive
+
+FAST = ("train.deep=[]", "train.baselines=[popularity]", "evaluation.replicates=100")
+
+
+def run(stage, config, *arguments, options=None):
+    """Run a job in this process: its exit code, its last line and everything that it said."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        code = job.run("test", stage, "", ["--config", str(config), *arguments], options=options)
+    text = out.getvalue()
+    return code, json.loads(text.strip().splitlines()[-1]) if code == 0 else None, text
+
+
+def erase(config, *people, overrides=()):
+    file = config.parent / "people.txt"
+    file.write_text("\n".join(people), encoding="utf-8")
+    done = run(erasure.erase_user, config, "--users-file", str(file), *overrides, options=erasure.OPTIONS)
+    file.unlink()
+    assert not any(person in done[2] for person in people), "a job never says a raw id"
+    return done
+
+
+def tables(root):
+    """Every Parquet file of a folder, its rows as tuples of text, by path."""
+    files = (p for p in root.rglob("*.parquet") if not p.name.startswith("."))
+    return {p: [tuple(map(repr, r.values())) for r in pq.ParquetFile(p).read().to_pylist()] for p in files}
+
+
+def naming(root, person):
+    """Files that name a person: in a decoded cell, or as bytes."""
+    decoded = {p for p, rows in tables(root).items() if any(person in cell for row in rows for cell in row)}
+    return decoded | {p for p in root.rglob("*") if p.is_file() and person.encode() in p.read_bytes()}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, spark):
+    """A night without deep models, and a saved one planted beside its baselines."""
+    root = tmp_path_factory.mktemp("erasure")
+    config = write_config(root)
+    code, _, text = run(lambda context, _: nightly(context), config, *FAST)
+    assert code == 0, text[-3000:]
+    warehouse = Warehouse(root / "warehouse" / "tiny")
+    users = len(pq.read_table(next(warehouse.root.glob("user_ids/*/data")))) + 1
+
+    def plant(path):
+        two_towers(users).save(path)
+        return {"model": "two_tower", "dataset": "planted"}
+
+    warehouse.slot("models/two_tower", date="2026-01-05").materialize("2026-01-05-planted", plant)
+    return root, config, warehouse
+
+
+def two_towers(users, items=61):
+    settings = module_of("two_tower").Config(dim=4, hidden=4)
+    network = module_of("two_tower").Network(settings, users, items)
+    return TorchRecommender("two_tower", network, settings, np.ones(users, bool), np.ones(items, bool), 10)
+
+
+def someone(warehouse, number=0):
+    """A person whom a broken quarantined row names, among those with recommendations."""
+    files = warehouse.root.glob("quarantine/*/*/data/*.parquet")
+    raws = [raw for file in files for raw in pq.read_table(file)["raw"].to_pylist()]
+    quarantined = {u for raw in raws for u in re.findall(r"u\d{7}", raw)}
+    (serving,) = warehouse.root.glob("serving/*/*/users")
+    return sorted(quarantined & set(pq.read_table(serving)["raw_id"].to_pylist()))[number]
+
+
+def dense_id(warehouse, person):
+    rows = pq.read_table(next(warehouse.root.glob("user_ids/*/data"))).to_pylist()
+    return next(r["id"] for r in rows if r["raw_id"] == person)
+
+
+def test_a_person_is_nowhere_and_nobody_else_is_touched(made):
+    root, config, warehouse = made
+    person = someone(warehouse)
+    dense = dense_id(warehouse, person)
+    log = {p: p.read_bytes() for p in (root / "log").rglob("*") if p.is_file()}
+    before = tables(warehouse.root) | tables(root / "mlflow")
+    held = naming(warehouse.root, person)
+    kinds = {p.relative_to(warehouse.root).parts[0] for p in held}
+    assert {"events", "quarantine", "user_ids", "serving", "recommendations"} <= kinds
+    assert naming(root / "mlflow", person)
+
+    code, line, text = erase(config, person, overrides=FAST)
+    assert code == 0, text[-3000:]
+    assert naming(warehouse.root, person) == set() and naming(root / "mlflow", person) == set()
+    assert {p: p.read_bytes() for p in log} == log, "the raw log is another's to keep or delete"
+
+    after = tables(warehouse.root) | tables(root / "mlflow")
+    assert before.keys() == after.keys() - {p for p in after if "erasures" in p.parts}
+    removed = dict.fromkeys(line["counts"], 0)
+    for path, rows in before.items():
+        table = path.relative_to(warehouse.root).parts[0] if warehouse.root in path.parents else "registry"
+        kept = [r for r in rows if not belongs(path, table, r, person, dense)]
+        if table == "user_ids":
+            assert [r for r in rows if repr(person) not in r] == [r for r in after[path] if TOMBSTONE not in r[0]]
+            assert [r[1] for r in rows] == [r[1] for r in after[path]]
+        else:
+            assert after[path] == kept or (path.parent.name == "users" and table == "feed"), path
+        if table in removed:
+            removed[table] += len(rows) - len(kept)
+    for table in ("events", "quarantine", "interactions", "histories", "feed", "user_metrics", "recommendations"):
+        assert line["counts"][table] == removed[table] > 0, table
+    assert line["counts"]["left"] == 0 and line["counts"]["models_warehouse"] == 1
+
+    proof = json.loads(Path(line["outputs"]["proof"]).read_text())
+    assert proof["people"] == line["inputs"]["people"] and len(proof["people"][0]) == 8
+    assert {t["after"] for t in proof["tables"].values()} == {0}
+    assert {(m["where"], m["model"]) for m in proof["trained_before"]} == {
+        ("warehouse", "popularity"), ("warehouse", "two_tower"), ("registry", "popularity"),
+    }  # fmt: skip
+    check_manifests(warehouse)
+
+    model = load(next(warehouse.root.glob("models/two_tower/*/*/")))
+    assert not model.users[dense] and model.users.sum() == len(model.users) - 1
+    assert not model.network.user.weight[dense].any() and model.network.user.weight[dense - 1].any() == (dense > 1)
+
+    again = erase(config, person, overrides=FAST)[1]["counts"]
+    assert {n for name, n in again.items() if name not in ("people", "models_to_train_again")} == {0}
+
+
+def belongs(path, table, row, person, dense):
+    """Whether a row, its cells as text, is the person's."""
+    if table == "quarantine":
+        return person in row[0]
+    if table in ("events", "bots", "recommendations", "serving", "registry"):
+        return repr(person) in row
+    columns = pq.read_schema(path).names
+    return "user_id" in columns and row[columns.index("user_id")] == repr(dense)
+
+
+def check_manifests(warehouse):
+    """The counts in every manifest are those of the files."""
+    for path in warehouse.root.glob("*/*/*/" + MANIFEST):
+        manifest, folder = json.loads(path.read_text()), path.parent
+        rows = {f.name: len(pq.read_table(f)) for f in folder.glob("data/*.parquet")}
+        if manifest.get("table") in ("events", "quarantine"):
+            counts = manifest["counts"]
+            assert (
+                counts.get("erased", 0) >= 0
+                and sum(rows.values()) == counts["events" if manifest["table"] == "events" else "quarantined"]
+            )
+            parts = ("events", "duplicates", "quarantined", "bots", "erased")
+            assert counts["rows_in"] == sum(counts.get(part, 0) for part in parts)
+        if "feed" in manifest.get("table", ""):
+            assert {f["file"]: f["rows"] for f in manifest["files"]} == {n: r for n, r in rows.items() if r}
+            assert manifest["rows"] == sum(rows.values())
+            assert {pq.ParquetFile(f).num_row_groups for f in folder.glob("data/*.parquet") if rows[f.name]} == {1}
+        if manifest.get("table") == "interactions":
+            assert manifest["rows"] == sum(rows.values()) == sum(manifest["parts"].values())
+
+
+def test_the_next_night_goes_on_without_the_person(made):
+    root, config, warehouse = made
+    gone = {u for u in (f"u{n:07d}" for n in range(130)) if not naming_events(warehouse, u)}
+    person = someone(warehouse, 1)
+    assert erase(config, person, overrides=FAST)[0] == 0
+    code, line, text = run(lambda context, _: nightly(context), config, *FAST)
+    assert code == 0, text[-3000:]
+    users = {row[0] for row in published(root)}
+    assert users and not users & {person, *gone}
+    # measured anew and lists made anew, from the tables as they are now
+    over = (*FAST, "publish.k=4", "evaluation.replicates=101")
+    for stage in (stages.evaluate, stages.recommend):
+        code, line, text = run(lambda context, _, stage=stage: stage(context), config, *over)
+        assert code == 0, text[-3000:]
+    assert not line["outputs"]["reused"] and {row[0] for row in published(root)} == users
+
+
+def naming_events(warehouse, person):
+    files = warehouse.root.glob("events/*/*/data/*.parquet")
+    return any(person in pq.read_table(f, columns=["user_id"])["user_id"].to_pylist() for f in files)
+
+
+def test_killed_between_files_and_manifests_the_next_run_finishes(made, monkeypatch):
+    _, config, warehouse = made
+    person = someone(warehouse)
+
+    def fail(*_):
+        raise ValueError("pulled the plug")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "update_manifests", fail)
+        assert erase(config, person, overrides=FAST)[0] == 1
+    assert erase(config, person, overrides=FAST)[0] == 0
+    assert naming(warehouse.root, person) == set()
+    check_manifests(warehouse)
+
+
+def test_delivered_again_the_log_does_not_bring_anyone_back(made, spark):
+    root, config, warehouse = made
+    entries = pq.read_table(warehouse.slot("erasures").current().data)
+    assert len(entries) > 0
+    day = next((root / "log/events").glob("date=2026-01-03/*.jsonl"))
+    people = sorted({u for u in re.findall(r"u\d{7}", day.read_text())})
+    gone = {u for u in people if not naming_events(warehouse, u)}
+    assert gone
+    day.touch()  # another delivery, as far as ingest can tell
+    code, line, text = run(lambda context, _: stages.ingest(context), config)
+    assert code == 0 and line["outputs"]["built"] == 1, text[-3000:]
+    assert not any(naming(warehouse.root / table, person) for person in gone for table in ("events", "quarantine"))
+
+
+def test_it_is_refused_while_another_run_writes(made):
+    _, config, warehouse = made
+    for folder in (warehouse.root / "recommendations", warehouse.root / ".night"):
+        with exclusive(folder):
+            code, _, text = erase(config, "u0000001", overrides=FAST)
+        assert code == 1 and "another run is writing it" in text
+
+
+def test_arguments_that_name_nobody_are_refused(made, tmp_path, monkeypatch):
+    _, config, _ = made
+    assert run(erasure.erase_user, config, options=erasure.OPTIONS)[0] == 2
+    assert run(erasure.erase_user, config, "--user", " ", options=erasure.OPTIONS)[0] == 2
+    monkeypatch.setattr("sys.stdin", io.StringIO("nobody-at-all\n"))
+    assert run(erasure.erase_user, config, "--users-file", "-", options=erasure.OPTIONS)[1]["counts"]["rows"] == 0
+    missing = str(tmp_path / "nobody")
+    code, _, text = run(erasure.erase_user, config, "--users-file", missing, options=erasure.OPTIONS)
+    assert code == 2 and missing in text
+    monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "1")
+    code, _, text = run(erasure.erase_user, config, "--users-file", "-", options=erasure.OPTIONS)
+    assert code == 2 and "spark-submit" in text
+
+
+def test_with_pseudonyms_no_raw_id_is_written_and_the_key_finds_the_person(made, tmp_path, monkeypatch):
+    root, config, _ = made
+    monkeypatch.setenv("RECSYS_PSEUDONYM_KEY", "5a" * 32)
+    over = [f"root={tmp_path / 'warehouse/tiny'}", "log.privacy.pseudonymise=true"]
+    code, _, text = run(lambda context, _: stages.ingest(context), config, "--date", "2026-01-02", *over)
+    assert code == 0, text[-3000:]
+    warehouse = Warehouse(tmp_path / "warehouse/tiny")
+    cells = {c for rows in tables(warehouse.root).values() for row in rows for c in row}
+    assert not any(re.search(r"\bu\d{7}\b", cell) for cell in cells)
+    person = re.findall(r"u\d{7}", next((root / "log/events").glob("date=2026-01-02/*.jsonl")).read_text())[0]
+    code, line, text = erase(config, person, overrides=over)
+    assert code == 0 and line["counts"]["events"] > 0, text[-3000:]
+    assert erase(config, person, overrides=over)[1]["counts"]["rows"] == 0
+
+
+def people_of(*names):
+    return People.of(names, LogConfig(path="log").privacy, "5a17")
+
+
+JSON = RowText(False, ",", ("who", "user_id"), None)
+
+
+@pytest.mark.parametrize(
+    "raw, reason, named",
+    [
+        ('{"who": "u1", "x": 1}', "bad_rating", True),
+        ('{"who": " u1 "}', "bad_rating", True),
+        ('{"who": "u12"}', "bad_rating", False),
+        ('{"who": "u2", "item": "u1"}', "bad_rating", False),
+        ('{"who": "\\u00751"}', "bad_rating", True),
+        ('{"who": null, "who": "u1"}', "missing_user", True),
+        ('{"who": "u1", "it', "malformed", True),
+        ('{"item": "a u1 b', "malformed", True),
+        ('{"item": "a u2 b', "malformed", False),
+        ("[1, 2]", "malformed", False),
+        (None, "malformed", False),
+    ],
+)
+def test_which_quarantined_rows_are_a_persons(tmp_path, raw, reason, named):
+    import pyarrow as pa
+
+    path = tmp_path / "part.parquet"
+    pq.write_table(pa.table({"raw": pa.array([raw, "{}"], pa.string()), "reason": [reason, "malformed"]}), path)
+    result = erase_rows(path, "quarantine", Task(people_of("u1"), (), JSON))
+    assert (result.removed, result.after) == (int(named), 2 - named)
+    assert pq.read_table(path)["raw"].to_pylist() == ([raw] if not named else []) + ["{}"]
+
+
+def test_the_user_of_a_csv_row_stands_where_the_header_says(tmp_path):
+    (tmp_path / "log.csv").write_text("item,who,when\n1,2,3\n")
+    columns = {"user_id": "who", "item_id": "item", "timestamp": "when"}
+    settings = {"path": str(tmp_path / "log.csv"), "format": "csv", "columns": columns}
+    assert RowText.of(LogConfig.model_validate(settings)).users('7,"u1",9') == {"u1"}
+    headless = {"header": False, "columns": columns | {"user_id": "_c2"}}
+    assert RowText.of(LogConfig.model_validate(settings | headless)).users("7,8,u1") == {"u1"}
+    (tmp_path / "log.csv").unlink()
+    assert RowText.of(LogConfig.model_validate(settings)).users("7,8,u1") == {"7", "8", "u1"}
+
+
+def test_a_rewritten_file_is_the_same_to_spark(spark, tmp_path):
+    made = spark.range(100).selectExpr(
+        "concat('u', id) user_id", "timestamp'2026-01-01 00:00:00.123456' t", "date'1970-01-02' d",
+        "map('a', cast(null as string)) m", "array(cast(1 as float)) a", "named_struct('x', 1) s",
+    )  # fmt: skip
+    made.repartition(1).write.parquet(str(tmp_path / "t"))
+    (path,) = (tmp_path / "t").glob("part-*.parquet")
+    rows, schema = sorted(map(str, made.where("user_id != 'u7'").collect())), pq.read_schema(path)
+    result = erase_rows(path, "anything", Task(people_of("u7", "nobody"), (), JSON))
+    assert (result.before, result.removed) == (100, 1)
+    assert pq.read_schema(path) == schema
+    assert schema.metadata.items() <= pq.read_schema(path).metadata.items(), "Spark's own description of the types"
+    assert sorted(map(str, spark.read.parquet(str(tmp_path / "t")).collect())) == rows
+    assert erase_rows(path, "anything", Task(people_of("u7"), (), JSON)).removed == 0
+    every = Task(people_of(*(f"u{i}" for i in range(100))), (), JSON)
+    assert erase_rows(path, "anything", every).after == 0
+    assert spark.read.parquet(str(tmp_path / "t")).count() == 0
+    assert not list(tmp_path.rglob(".erase-*"))
+
+
+def test_the_counts_of_a_feed_keep_their_largest_id(tmp_path):
+    import pyarrow as pa
+
+    folder = tmp_path / "users"
+    folder.mkdir()
+    columns = {"user_id": pa.array([3, 5, 9], pa.int32()), "count": pa.array([1, 2, 4], pa.int32())}
+    pq.write_table(pa.table(columns), folder / "part.parquet")
+    task = Task(people_of("x"), (3, 9), JSON)
+    assert erase_rows(folder / "part.parquet", "feed", task).removed == 2
+    assert pq.read_table(folder / "part.parquet").to_pydict() == {"user_id": [5, 9], "count": [2, 0]}
+    assert erase_rows(folder / "part.parquet", "feed", task).removed == 0
+
+
+@pytest.mark.parametrize("name", ["two_tower", "neumf"])
+def test_a_model_and_its_checkpoints_forget_a_row(tmp_path, name):
+    settings = module_of(name).Config(dim=4, hidden=[6, 4] if name == "neumf" else 4)
+    network = module_of(name).Network(settings, 6, 5)
+    optimizer = torch.optim.Adam(network.parameters())
+    network.prepare(torch.ones(5))
+    users = torch.arange(6)
+    batch = {"user_id": users, "item_id": users % 4 + 1, "history": torch.ones(6, 10, dtype=torch.long)}
+    for _ in range(2):
+        network.loss(batch, torch.Generator().manual_seed(0)).backward()
+        optimizer.step()
+    state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "epochs": []}
+    checkpoint.save(tmp_path, checkpoint.LAST, state)
+    model = TorchRecommender(name, network, settings, np.ones(6, bool), np.ones(5, bool), 10)
+    model.save(tmp_path)
+    before = torch.load(tmp_path / "weights.pt", weights_only=True)
+
+    assert erase_from_model(tmp_path, [3, 99]) == 1 and erase_from_model(tmp_path, [3, 99]) == 0
+    assert erase_from_checkpoint(tmp_path / checkpoint.LAST, name, [3, 99]) == 1
+    assert erase_from_checkpoint(tmp_path / checkpoint.LAST, name, [3, 99]) == 0
+    last = checkpoint.load(tmp_path, checkpoint.LAST)
+    after = torch.load(tmp_path / "weights.pt", weights_only=True)
+    tables = {"two_tower": ["user.weight"], "neumf": ["user_gmf.weight", "user_mlp.weight"]}[name]
+    for key, old in before.items():
+        expected = old.clone()
+        if key in tables:
+            expected[3] = 0
+        assert torch.equal(after[key], expected) and torch.equal(last["network"][key], expected), key
+    for i, (key, _) in enumerate(network.named_parameters()):
+        for moment in ("exp_avg", "exp_avg_sq"):
+            was, now = state["optimizer"]["state"][i][moment], last["optimizer"]["state"][i][moment]
+            expected = was.clone()
+            if key in tables:
+                assert was.any()
+                expected[3] = 0
+            assert torch.equal(now, expected), key
+    torch.optim.Adam(network.parameters()).load_state_dict(last["optimizer"])
+    load.cache_clear()
+    scores = load(tmp_path).score(UserBlock.of([2, 3], [[1], [1]]))
+    assert np.isfinite(scores[0]).any() and (name == "two_tower") == bool(np.isfinite(scores[1]).any())
+
+
+def test_a_hash_in_a_sample_gives_its_place_to_another(spark, tmp_path):
+    hashes = hashes_of(spark, people_of("u1"))
+    sample = np.sort(np.array([5, 2**63, 2**64 - 1, hashes[0]], np.uint64))
+    np.save(tmp_path / "users.npy", sample)
+    assert erase_from_sample(tmp_path / "users.npy", hashes) == 1
+    new = np.load(tmp_path / "users.npy")
+    assert len(new) == 4 and (np.diff(new.astype(float)) > 0).all() and hashes[0] not in new
+    assert len(np.intersect1d(new, sample)) == 3
+    assert erase_from_sample(tmp_path / "users.npy", hashes) == 0
+
+
+def test_what_is_said_of_people_tells_nobody():
+    people = people_of("u1", "u2 ")
+    assert repr(people) == str(people) == "People(2)"
+    assert people.raw == {"u1", "u2"} and all(len(r) == 8 for r in people.references)
+    assert hashlib.sha256(b"5a17u1").hexdigest()[:8] not in people.references
