@@ -76,9 +76,14 @@ def _rows(files: list[FileResult]) -> int:
 
 
 def _interactions(manifest: dict[str, Any], version: Path, files: list[FileResult]) -> None:
+    """Count what is there; `counts`, of the events that were read, stay those of the day it was built."""
     rows = [f for f in files if Path(f.path).parent == version / "data"]
     manifest["rows"] = _rows(rows)
     manifest["parts"] = {p: sum(f.groups.get(f"split:{p}", 0) for f in rows) for p in manifest["parts"]}
+    if "core" in manifest:
+        manifest["core"] = sum(f.groups.get("core", 0) for f in rows)
+    for part, marks in manifest.get("cold", {}).items():
+        marks |= {mark: sum(f.groups.get(f"{mark}:{part}", 0) for f in rows) for mark in marks}
 
 
 def _histories(manifest: dict[str, Any], version: Path, files: list[FileResult]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -97,7 +98,8 @@ def _mask(rows: pa.Table, rule: str, task: Task) -> np.ndarray:
 
 def _groups(table: str, schema: pa.Schema) -> list[str]:
     by_table = {
-        "events": ["copies"], "bots": ["copies"], "quarantine": ["reason"], "interactions": ["split"],
+        "events": ["copies"], "bots": ["copies"], "quarantine": ["reason"],
+        "interactions": ["split", "in_core", "cold_user", "cold_item"],
         "histories": ["held_out"], "recommendations": ["user_id"],
     }  # fmt: skip
     return [name for name in by_table.get(table, []) if name in schema.names]
@@ -109,6 +111,11 @@ def _count(rows: pa.Table, columns: list[str], groups: dict[str, int]) -> None:
             found = {"copies": pc.sum(rows[name]).as_py() or 0}
         elif name == "held_out":
             found = {"held_out": pc.sum(pc.greater(pc.list_value_length(rows[name]), 0)).as_py() or 0}
+        elif name == "in_core":
+            found = {"core": pc.sum(rows[name]).as_py() or 0}
+        elif name in ("cold_user", "cold_item"):
+            parts = pc.value_counts(rows.filter(rows[name])["split"]).to_pylist()
+            found = {f"{name}:{v['values']}": v["counts"] for v in parts}
         elif name == "user_id":
             found = {"users": pc.count_distinct(rows[name]).as_py()}
         else:
@@ -151,7 +158,12 @@ def blank_names(path: Path, people: People, tombstones: dict[int, str]) -> FileR
         gone = pc.is_in(rows["raw_id"], value_set=people.as_array())
         stones = pa.array([tombstones.get(i, TOMBSTONE) for i in rows["id"].to_pylist()], pa.string())
         index = rows.schema.get_field_index("raw_id")
-        return rows.set_column(index, rows.schema.field(index), pc.if_else(gone, stones, rows["raw_id"]))
+        rows = rows.set_column(index, rows.schema.field(index), pc.if_else(gone, stones, rows["raw_id"]))
+        index = rows.schema.get_field_index("key")  # a hash of the id, from which it could be guessed
+        if index < 0:
+            return rows
+        chance = pa.array([secrets.randbits(63) for _ in range(len(rows))], pa.int64())
+        return rows.set_column(index, rows.schema.field(index), pc.if_else(gone, chance, rows["key"]))
 
     if result.removed:
         rewrite(path, file, blank)

@@ -2,8 +2,8 @@
 
 Each batch becomes its own version of the three tables, made from that batch alone: running a day twice, or
 days out of order, changes nothing. Nothing is dropped silently: rows in = events + further copies of an
-event + quarantined rows + events of bots, counted from what was written and asserted. Copies are found
-first and bots among what is left, so a copy of a bot's event counts as a duplicate.
+event + quarantined rows + events of bots + rows of people who were erased, counted from what was written and
+asserted. Copies are found first and bots among what is left, so a copy of a bot's event counts as a duplicate.
 
 What the log no longer has:
 
@@ -32,6 +32,7 @@ from recsys_spark.errors import DataError, RunError
 from recsys_spark.log.bots import find_bots
 from recsys_spark.log.judge import REASONS, judge
 from recsys_spark.log.packed import unpack
+from recsys_spark.log.privacy import current_key_id
 from recsys_spark.log.raw import WHOLE, Batch, find_batches, oldest_day
 from recsys_spark.log.read import read_batches, readable, setting
 from recsys_spark.log.sessions import fill_sessions
@@ -41,14 +42,18 @@ from recsys_spark.warehouse import Slot, Version, Warehouse, exclusive, fingerpr
 
 _CODE = (
     "log/raw.py", "log/packed.py", "log/shape.py", "log/read.py", "log/judge.py", "log/sessions.py", "log/bots.py",
-    "log/ingest.py", "schemas.py",
+    "log/privacy.py", "log/suppression.py", "log/ingest.py", "schemas.py",
 )  # fmt: skip
 _TABLES = {QUARANTINE: "quarantined", BOTS: "bots", EVENTS: "events"}
 """What a batch becomes, and the count of its rows; `events` come last, for where they stand, all stands."""
 JUDGED = "judged"
-_COUNTS = ("rows_in", "events", "duplicates", "quarantined", "bots", *REASONS)
-_ELSEWHERE = {"generate", "items", "max_bad_share", "path", "gates", "retention_days"}
-"""Settings that do not change what a batch becomes."""
+ERASED = "erased"
+_COUNTS = ("rows_in", "events", "duplicates", "quarantined", "bots", "erased", *REASONS)
+_ELSEWHERE: dict[str, Any] = {
+    **dict.fromkeys(("generate", "items", "max_bad_share", "path", "gates", "retention_days"), True),
+    "privacy": {"key_variable", "key_file", "old_key_files", "retrain_days"},
+}
+"""Settings that do not change what a batch becomes: of the pseudonym key it is the key, not where it lies."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ def ingest(spark: SparkSession, warehouse: Warehouse, config: LogConfig, until: 
             `log.max_bad_share` of a batch's rows are bad.
     """
     batches = {b.name: b for b in find_batches(config, until)}
-    settings = config.model_dump(exclude=_ELSEWHERE)
+    settings = (config.model_dump(exclude=_ELSEWHERE), current_key_id(config.privacy))
     names = {n: f"{n}-{fingerprint(_CODE, settings, b.state())}" for n, b in batches.items()}
     pending = [b for n, b in batches.items() if warehouse.slot(EVENTS.name, batch=n).version(names[n]) is None]
     if pending:
@@ -160,14 +165,21 @@ def _build(
 
 def _write(spark: SparkSession, config: LogConfig, judged: DataFrame, aside: Path) -> None:
     """Write what the rows become, by table and batch, below `aside`."""
-    raw = F.when(F.col("reason").isNotNull(), F.col("raw")).alias("raw")  # that of a good row has served
-    judged = judged.select("batch", "reason", raw, "digest", *(c for c in EVENTS.schema.names if c != "copies"))
+    kept = [c for c in EVENTS.schema.names if c != "copies"]
+    of_erased = F.col("erased")  # of whom not even the scratch holds more than that there was a row
+    raw = F.when(~of_erased & F.col("reason").isNotNull(), F.col("raw")).alias("raw")  # that of a good row has served
+    judged = judged.select(
+        "batch",
+        F.when(of_erased, ERASED).otherwise(F.col("reason")).alias("reason"),
+        raw,
+        *(F.when(~of_erased, F.col(c)).alias(c) for c in ("digest", *kept)),
+    )
     seen = Observation()
     without_session = F.count_if(F.col("reason").isNull() & F.col("session_id").isNull())
     observed = judged.observe(seen, without_session.alias("without_session"))
     observed.write.option("compression", "lz4").parquet(str(aside / JUDGED))
     judged = spark.read.schema(judged.schema).parquet(str(aside / JUDGED))
-    bad = judged.where("reason is not null").select("batch", "raw", "reason")
+    bad = judged.where(F.col("reason") != ERASED).select("batch", "raw", "reason")
     bad.write.partitionBy("batch").parquet(str(aside / QUARANTINE.name))
 
     good = deduplicate(judged.where("reason is null")).persist()
@@ -196,8 +208,9 @@ def deduplicate(events: DataFrame) -> DataFrame:
 def _count(spark: SparkSession, aside: Path, batches: list[str]) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
     """Count what was written, by batch, hold it against the rows that came in, and find the last days."""
     one, no_day = F.lit(1).alias("rows"), F.lit(None).cast("date").alias("day")
-    judged = spark.read.schema("batch string").parquet(str(aside / JUDGED))
+    judged = spark.read.schema("batch string, reason string").parquet(str(aside / JUDGED))
     written = judged.select("batch", F.lit("rows_in").alias("name"), one, no_day)
+    written = written.union(judged.where(F.col("reason") == ERASED).select("batch", "reason", one, no_day))
     for table, name, rows, day in (
         (EVENTS, F.lit("events"), "copies", "date"),
         (BOTS, F.lit("bots"), "copies", no_day),
@@ -217,7 +230,7 @@ def _count(spark: SparkSession, aside: Path, batches: list[str]) -> tuple[dict[s
         if row.last_day is not None:
             last_days[row.batch] = str(row.last_day)
     for batch, c in counts.items():
-        lost = c["rows_in"] - c["events"] - c["duplicates"] - c["quarantined"] - c["bots"]
+        lost = c["rows_in"] - c["events"] - c["duplicates"] - c["quarantined"] - c["bots"] - c["erased"]
         if lost:
             raise DataError(
                 f"batch {batch}: {lost} of {c['rows_in']} rows unaccounted for; did the log change meanwhile?"

@@ -21,7 +21,7 @@ from pyspark.sql.types import BinaryType, StructField, StructType
 from recsys_spark.config import LogConfig, PersonalColumn, PrivacyConfig
 from recsys_spark.errors import ConfigError
 
-UNPARSED = ("malformed",)
+UNPARSED = ("too_long", "bad_encoding", "malformed")
 """Reasons of rows whose columns cannot be told apart, so that nothing of their text can be kept."""
 
 _LEAST_KEY = 32  # bytes: as long as what SHA-256 gives

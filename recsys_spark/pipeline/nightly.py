@@ -81,9 +81,10 @@ def _show(context: Context, done: dict[str, StageResult], seconds: dict[str, flo
 
 def _show_counts(console: Console, log: dict[str, int], data: dict[str, int]) -> None:
     why = ", ".join(f"{log[r]:,} {r}" for r in REASONS if log[r])
+    gone = f"{log['erased']:,} of the erased + " if log["erased"] else ""
     console.print(
         f"rows in          {log['rows_in']:,} = {log['events']:,} events + {log['duplicates']:,} duplicates + "
-        f"{log['bots']:,} of bots + {log['quarantined']:,} quarantined{f' ({why})' if why else ''}"
+        f"{log['bots']:,} of bots + {gone}{log['quarantined']:,} quarantined{f' ({why})' if why else ''}"
     )
     console.print(
         f"interactions     {data['train']:,} train, {data['valid']:,} valid, {data['test']:,} test; "
