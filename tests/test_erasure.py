@@ -127,10 +127,10 @@ def test_a_person_is_nowhere_and_nobody_else_is_touched(made):
             assert [r for r in rows if repr(person) not in r] == [r for r in after[path] if TOMBSTONE not in r[0]]
             assert [r[1] for r in rows] == [r[1] for r in after[path]]
         else:
-            assert after[path] == kept or (path.parent.name == "users" and table == "feed"), path
+            assert after[path] == kept or (path.parent.name == "users" and table == "feeds"), path
         if table in removed:
             removed[table] += len(rows) - len(kept)
-    for table in ("events", "quarantine", "interactions", "histories", "feed", "user_metrics", "recommendations"):
+    for table in ("events", "quarantine", "interactions", "histories", "feeds", "user_metrics", "recommendations"):
         assert line["counts"][table] == removed[table] > 0, table
     assert line["counts"]["left"] == 0 and line["counts"]["models_warehouse"] == 1
 
@@ -348,6 +348,7 @@ def test_the_counts_of_a_feed_keep_their_largest_id(tmp_path):
 
 @pytest.mark.parametrize("name", ["two_tower", "neumf"])
 def test_a_model_and_its_checkpoints_forget_a_row(tmp_path, name):
+    torch.manual_seed(1)  # of some draws every rectifier of so small a network is dead, and nothing has a moment
     settings = module_of(name).Config(dim=4, hidden=[6, 4] if name == "neumf" else 4)
     network = module_of(name).Network(settings, 6, 5)
     optimizer = torch.optim.Adam(network.parameters())

@@ -32,11 +32,12 @@ from recsys_spark.errors import DataError, RunError
 from recsys_spark.log.bots import find_bots
 from recsys_spark.log.judge import REASONS, judge
 from recsys_spark.log.packed import unpack
-from recsys_spark.log.privacy import current_key_id
+from recsys_spark.log.privacy import current_key_id, redact
 from recsys_spark.log.raw import WHOLE, Batch, find_batches, oldest_day
 from recsys_spark.log.read import read_batches, readable, setting
 from recsys_spark.log.sessions import fill_sessions
 from recsys_spark.log.shape import changes, shape_of
+from recsys_spark.log.suppression import mark_suppressed, suppressed
 from recsys_spark.schemas import BOTS, EVENTS, QUARANTINE, Table
 from recsys_spark.warehouse import Slot, Version, Warehouse, exclusive, fingerprint
 
@@ -147,7 +148,8 @@ def _build(
     files = unpack(spark, batches, aside / "unpacked")
     shapes = [shape_of(config, batch, files[batch.name]) for batch in batches]
     judged = judge(read_batches(spark, config, shapes), config)
-    # What must not reach the disk is redacted here: of a judged row nothing has been written or logged yet.
+    # Of a judged row nothing has been written or logged yet. The erased go by their raw ids, so they go first.
+    judged = redact(mark_suppressed(judged, suppressed(spark, warehouse, config), config), config)
     # A task writes a fortnight's batches side by side; more of them it sorts first.
     with setting(spark, "spark.sql.maxConcurrentOutputFileWriters", "16"):
         _write(spark, config, judged, aside)

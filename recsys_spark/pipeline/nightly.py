@@ -18,12 +18,18 @@ from recsys_spark.schemas import ITEMS, RECOMMENDATIONS
 from recsys_spark.tracking.promotion import METRIC
 from recsys_spark.tracking.report import comparison
 from recsys_spark.tracking.runs import closing, start_night
+from recsys_spark.warehouse import exclusive
 
 _SHOWN_USERS, _SHOWN_ITEMS = 5, 5
 
 
 def nightly(context: Context) -> StageResult:
     """Run every stage in order; each finds done what an earlier, interrupted run of the night has done."""
+    with exclusive(context.warehouse.root.absolute() / ".night"):  # one night at a time, and no erasure meanwhile
+        return _nightly(context)
+
+
+def _nightly(context: Context) -> StageResult:
     stages = {n: s for n, s in STAGES.items() if n != "generate_log" or context.config.log.generate is not None}
     done: dict[str, StageResult] = {}
     seconds: dict[str, float] = {}
