@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 from recsys_spark.config import SparkConfig
 from recsys_spark.errors import RunError
+
+_T = TypeVar("_T")
 
 JAVA_OPTIONS = "-XX:+UseParallelGC"
 """A batch job wants throughput, not short pauses: the data set was built a tenth faster than with the default."""
@@ -27,6 +32,8 @@ _DEFAULTS = {
     # MLlib's ALS and iterative k-core are unions of many small stages; broadcasts stay small.
     "spark.sql.autoBroadcastJoinThreshold": str(64 << 20),
     "spark.driver.maxResultSize": "2g",
+    # A second, smaller hash map in front of the first pays where groups are few; ours are users, items and pairs.
+    "spark.sql.codegen.aggregate.map.twolevel.enabled": "false",
 }
 
 
@@ -59,6 +66,15 @@ def get_session(config: SparkConfig, name: str) -> SparkSession:
     spark = SparkSession.builder.config(conf=conf).getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
     return spark
+
+
+def together(*actions: Callable[[], _T]) -> list[_T]:
+    """Run Spark actions at the same time and return their results in order.
+
+    Where one waits for its last task, or for the driver, the other has the cores.
+    """
+    with ThreadPoolExecutor(len(actions)) as pool:
+        return list(pool.map(lambda action: action(), actions))
 
 
 def _require_java() -> None:

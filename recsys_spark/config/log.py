@@ -188,7 +188,7 @@ class LogConfig(FileConfig):
     """ISO 8601 text (UTC unless it names an offset), or a number since 1970-01-01 UTC."""
     timezone: str = "UTC"
     """IANA zone of times that name no offset; they are kept in UTC."""
-    not_before: dt.date = dt.date(1990, 1, 1)
+    not_before: dt.date = Field(dt.date(1990, 1, 1), ge=dt.date(1970, 1, 1))
     """An earlier time is unreadable: seconds read as milliseconds end up in January 1970."""
     event_types: dict[str, float | EventTypeConfig] = {"rating": 1.0}
     """Known event types and the weight of each as an interaction (0 = an event, not an interaction), or more of it."""

@@ -24,6 +24,7 @@ from recsys_spark.dataset.interactions import mark_core, write_pairs
 from recsys_spark.dataset.splits import PARTS
 from recsys_spark.errors import DataError
 from recsys_spark.schemas import HISTORIES, INTERACTIONS, ITEM_IDS, USER_IDS, Table
+from recsys_spark.session import together
 from recsys_spark.warehouse import Slot, Version, Warehouse, fingerprint
 
 FEEDS = ("pairs", "sequences", "impressions")
@@ -145,8 +146,10 @@ def _interactions(
     rows = read_events(spark, events, until)
     if rows.isEmpty():
         raise DataError(f"no event up to {until}; choose a later --date")
-    users = extend_dictionary(spark, warehouse.slot(USER_IDS.name), USER_IDS, rows.select("user_id"))
-    items = extend_dictionary(spark, warehouse.slot(ITEM_IDS.name), ITEM_IDS, rows.select("item_id"))
+    users, items = together(
+        lambda: extend_dictionary(spark, warehouse.slot(USER_IDS.name), USER_IDS, rows.select("user_id")),
+        lambda: extend_dictionary(spark, warehouse.slot(ITEM_IDS.name), ITEM_IDS, rows.select("item_id")),
+    )
     rows = number(spark, rows, users, items)
     scratch = path / "scratch"
     scratch.mkdir()

@@ -24,7 +24,8 @@ from recsys_spark.schemas import INTERACTIONS
 
 RANDOM_LEAKS = "dataset.split is 'random': models learn from the future of what they are measured on"
 
-_TYPE_BITS, _PART_BITS = 12, 4
+# Seconds until the year 3058. 15 bits are left for the day of delivery, until 2059.
+_TYPE_BITS, _PART_BITS, _SECOND_BITS = 10, 3, 35
 _SECONDS_PER_DAY = 86_400
 _HALF = 1 << 19
 
@@ -109,21 +110,20 @@ def aggregate(
         raise ConfigError(
             f"log.event_types weighs {len(types)} types; give a weight to {(1 << _TYPE_BITS) - 1} at most"
         )
-    rows = numbered.where(F.col("event_type").isin(types)).select(
-        _pack((F.col("user_id"), 32), F.col("item_id")).alias("pair"),
-        "event_key",
-        "delivered",
-        _pack(
-            (F.unix_seconds("timestamp"), _PART_BITS + _TYPE_BITS),
-            (_code(part, PARTS_AND_GAP) if part is not None else F.lit(0), _TYPE_BITS),
-            _code(F.col("event_type"), types),
-        ).alias("event"),
-        "rating",
+    fields = (
+        (F.col("delivered"), _SECOND_BITS + _PART_BITS + _TYPE_BITS),
+        (F.unix_seconds("timestamp"), _PART_BITS + _TYPE_BITS),
+        (_code(part, PARTS_AND_GAP) if part is not None else F.lit(0), _TYPE_BITS),
+        _code(F.col("event_type"), types),
     )
-    if repeated:
-        earliest = [F.min_by(c, "delivered").alias(c) for c in ("event", "rating")]
-        rows = rows.repartition("pair").groupBy("pair", "event_key").agg(*earliest)
-    seconds = F.shiftright("event", _PART_BITS + _TYPE_BITS)
+    pair = _pack((F.col("user_id"), 32), F.col("item_id")).alias("pair")
+    rows = numbered.where(F.col("event_type").isin(types)).select(
+        pair, "event_key", _pack(*fields).alias("event"), "rating"
+    )
+    if repeated:  # the delivery's number stands in front, so the least is the earliest
+        first = F.min("event").alias("event"), F.min_by("rating", "event").alias("rating")
+        rows = rows.repartition("pair").groupBy("pair", "event_key").agg(*first)
+    seconds = F.shiftright("event", _PART_BITS + _TYPE_BITS).bitwiseAND((1 << _SECOND_BITS) - 1)
     kind = F.col("event").bitwiseAND((1 << _TYPE_BITS) - 1)
     where = F.shiftright("event", _TYPE_BITS).bitwiseAND((1 << _PART_BITS) - 1).cast("int")
     weight = _pick(kind, [log.weights[t] for t in types])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+
+from recsys_spark.session import together
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,14 @@ def k_core(pairs: DataFrame, k: int, scratch: Path) -> Core:
     """
     sides = ("user_id", "item_id")
     edges = pairs.select(*sides)
-    degrees = {side: _keep(edges.groupBy(side).agg(F.count("*").alias("degree")), scratch / side) for side in sides}
+    degrees = dict(
+        zip(sides, together(*(functools.partial(_degrees, edges, side, scratch) for side in sides)), strict=True)
+    )
     gone: dict[str, DataFrame | None] = dict.fromkeys(sides)
     step, settled, (side, other) = 0, 0, sides
     while k > 1 and settled < 2:
         step += 1
         fallen = degrees[side].where(F.col("degree") < k).select(side)
-        fallen = _keep(fallen, scratch / f"fallen-{step}")
         if fallen.isEmpty():
             settled += 1
         else:
@@ -59,6 +63,10 @@ def k_core(pairs: DataFrame, k: int, scratch: Path) -> Core:
             degrees[other] = _keep(after, scratch / f"degrees-{step}")
         side, other = other, side
     return Core(degrees["user_id"].select("user_id"), degrees["item_id"].select("item_id"))
+
+
+def _degrees(edges: DataFrame, side: str, scratch: Path) -> DataFrame:
+    return _keep(edges.groupBy(side).agg(F.count("*").alias("degree")), scratch / side)
 
 
 def _keep(rows: DataFrame, path: Path) -> DataFrame:
