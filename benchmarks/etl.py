@@ -52,7 +52,8 @@ class Run:
     steps: dict[str, float] = field(default_factory=dict)
     core: tuple[int, int] = (0, 0)
     """Rows and summed weight of the core."""
-    counters: dict[str, int] = field(default_factory=dict)
+    counters: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Spark's own, each with the unit of a million of them."""
 
 
 def generate(root: Path, events: int, skew: bool = False) -> dict[str, Version]:
@@ -127,7 +128,8 @@ def ours(spark: SparkSession, root: Path, versions: dict[str, Version]) -> Run:
     written = spark.read.parquet(str(out / "interactions")).where("in_core")
     core = written.agg(F.count("*"), F.sum(F.col("weight").cast("double"))).first()
     events = sum(pq.read_metadata(f).num_rows for v in versions.values() for f in Path(v.data).glob("*.parquet"))
-    counters = {k: v - before[k] for k, v in _counters(spark).items()}
+    units = {"executorRunTime": "ks of tasks"}
+    counters = {k: (v - before[k], units.get(k, "MB")) for k, v in _counters(spark).items()}
     return Run(events, seconds, steps, (core[0], round(core[1] or 0)), counters)
 
 
@@ -256,7 +258,6 @@ def main() -> None:
             bar = f"at most {BAR_RATIO:g}"
             work = f"{size / 1e6:g} M events, median of 3"
             rows.append(Row(work, mine, "s", "DuckDB, 2 threads", other, ratio, bar, ratio <= BAR_RATIO))
-            rows += [Row(f"{size / 1e6:g} M events: {name}", float(n), "") for name, n in run.counters.items()]
             skewed = ours(spark, root, generate(root, size, skew=True)).seconds
             rows.append(
                 Row("the same with 5 % one user's and 5 % one item's", skewed, "s", "without", mine, skewed / mine,
@@ -264,6 +265,9 @@ def main() -> None:
             )  # fmt: skip
     for done, (python, heap) in zip(runs, memory, strict=True):
         rows.append(Row(f"{done.events / 1e6:.2f} M events", done.seconds, "s"))
+        rows += [
+            Row(f"{done.events / 1e6:.2f} M events: {name}", n / 1e6, unit) for name, (n, unit) in done.counters.items()
+        ]
         rows.append(Row(f"{done.events / 1e6:.2f} M events: driver's Python, resident", python, "MB"))
         rows.append(Row(f"{done.events / 1e6:.2f} M events: heap after a collection", heap, "MB"))
     if len(runs) > 1:

@@ -199,7 +199,7 @@ def test_every_reason_every_duplicate_and_every_event_of_a_literal_day(spark, tm
     assert quarantine_of(spark, warehouse, DAY) == Counter((kept(*bad), bad[1]) for bad in BAD.items())
     reasons = Counter(BAD.values())
     assert result.counts == {
-        "rows_in": len(rows), "events": 6, "duplicates": 3, "quarantined": len(BAD), "bots": 0,
+        "rows_in": len(rows), "events": 6, "duplicates": 3, "quarantined": len(BAD), "bots": 0, "erased": 0,
         **{r: reasons[r] for r in REASONS}
     }  # fmt: skip
     assert result.built == 1 and result.events[DAY].manifest["last_day"] == DAY
@@ -343,7 +343,7 @@ def test_a_random_log_against_a_plain_judge_and_in_any_order_of_days(spark, tmp_
         assert len(rows[day]) == copies + bad.total()
         counts += Counter(rows_in=len(rows[day]), events=len(events), duplicates=copies - len(events))
         counts += Counter(quarantined=bad.total()) + Counter(reason for _, reason in bad.elements())
-    assert result.counts == {**dict.fromkeys(REASONS, 0), "bots": 0} | counts and result.built == 3
+    assert result.counts == {**dict.fromkeys(REASONS, 0), "bots": 0, "erased": 0} | counts and result.built == 3
     assert counts["duplicates"] > 10 and all(counts[reason] for reason in REASONS), "the draw is to hold every case"
 
     # The same days, as they might straggle in: the last one first.

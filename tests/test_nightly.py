@@ -127,6 +127,7 @@ def test_an_earlier_day_leaves_the_later_one_published(night):
     assert client(root).get_registered_model("recsys-tiny").aliases.get("champion") == champion
 
 
+@pytest.mark.slow
 def test_made_again_from_nothing_it_is_the_same_table(night, tmp_path):
     """Not by finding versions standing: another warehouse, the same log and seed."""
     root, _, _ = night

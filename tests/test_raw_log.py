@@ -117,7 +117,7 @@ def test_json_lines_under_other_names(spark, tmp_path):
 
 
 def test_parquet_with_types_of_its_own(spark, tmp_path):
-    time = dt.datetime(2026, 1, 1, 10, tzinfo=dt.timezone(dt.timedelta(hours=2)))
+    time = dt.datetime(2026, 1, 1, 8, tzinfo=dt.UTC)
     table = pa.table({
         "uid": pa.array([1, 2, None], pa.int64()),
         "item_id": pa.array(["a", "b", "c"]),
