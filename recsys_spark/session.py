@@ -26,6 +26,7 @@ _DEFAULTS = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     "spark.sql.parquet.compression.codec": "zstd",
+    "spark.hadoop.parquet.compression.codec.zstd.level": "1",
     "spark.ui.enabled": "false",
     # A bar for a person at a terminal; in a log file it would be noise.
     "spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower(),
