@@ -30,7 +30,7 @@ from tqdm import tqdm
 from recsys_spark.config import Config, SparkConfig
 from recsys_spark.dataset.events import number, read_events
 from recsys_spark.dataset.ids import extend_dictionary
-from recsys_spark.dataset.interactions import mark_core, write_pairs
+from recsys_spark.dataset.interactions import mark_core, write_summed
 from recsys_spark.schemas import ITEM_IDS, USER_IDS
 from recsys_spark.session import get_session, together
 from recsys_spark.warehouse import Slot, Version
@@ -119,7 +119,7 @@ def ours(spark: SparkSession, root: Path, versions: dict[str, Version]) -> Run:
         lambda: extend_dictionary(spark, Slot(out / "item_ids"), ITEM_IDS, rows.select("item_id")),
     )
     lap("ids of users and items")
-    pairs = write_pairs(number(spark, rows, users, items), config, until, True, out / "scratch" / "pairs")
+    pairs = write_summed(number(spark, rows, users, items), config, until, True, out / "scratch" / "pairs")
     lap("filter, deduplicate, sum up")
     marked = mark_core(pairs, K, out / "scratch")
     lap("5-core")

@@ -54,65 +54,22 @@ GOOD = [
     NO_ID,
     *EMPTY_ID,
 ]
+
+
+def event(
+    event_id: str, user: str, item: str, kind: str, time: str, rating: float | None = None, copies: int = 1
+) -> tuple:
+    """An event whose session is its own, and that has nothing more than this."""
+    return event_id, user, item, kind, time, time[:10], rating, None, session(user, time), None, None, copies
+
+
 EVENTS = {
-    ("e1", "u1", "i2", "view", f"{DAY} 09:00:00", DAY, None, None, session("u1", f"{DAY} 09:00:00"), None, None, 3),
-    (
-        "e2",
-        "u2",
-        "i2",
-        "rating",
-        "2026-03-01 23:30:00",
-        "2026-03-01",
-        4.5,
-        None,
-        session("u2", "2026-03-01 23:30:00"),
-        None,
-        None,
-        1,
-    ),
-    (
-        "e3",
-        "7",
-        "i2",
-        "rating",
-        f"{DAY} 23:59:59.999",
-        DAY,
-        3.0,
-        None,
-        session("7", f"{DAY} 23:59:59.999"),
-        None,
-        None,
-        1,
-    ),
+    event("e1", "u1", "i2", "view", f"{DAY} 09:00:00", copies=3),
+    event("e2", "u2", "i2", "rating", "2026-03-01 23:30:00", 4.5),
+    event("e3", "7", "i2", "rating", f"{DAY} 23:59:59.999", 3.0),
     (md5(NO_ID), "u3", "i1", "impression", f"{DAY} 11:00:00", DAY, None, 3, "s1", "mobile", "NL", 2),
-    (
-        md5(EMPTY_ID[0]),
-        "u4",
-        "i1",
-        "view",
-        f"{DAY} 12:00:00",
-        DAY,
-        None,
-        None,
-        session("u4", f"{DAY} 12:00:00"),
-        None,
-        None,
-        1,
-    ),
-    (
-        md5(EMPTY_ID[1]),
-        "u4",
-        "i2",
-        "view",
-        f"{DAY} 12:00:00",
-        DAY,
-        None,
-        None,
-        session("u4", f"{DAY} 12:00:00"),
-        None,
-        None,
-        1,
-    ),
+    event(md5(EMPTY_ID[0]), "u4", "i1", "view", f"{DAY} 12:00:00"),
+    event(md5(EMPTY_ID[1]), "u4", "i2", "view", f"{DAY} 12:00:00"),
 }
 BAD = {
     line("x1", "u1", "i1", "view", f"{DAY}T10:00:00Z")[:40]: "malformed",

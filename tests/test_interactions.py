@@ -11,7 +11,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from recsys_spark.config import Config
-from recsys_spark.dataset.interactions import aggregate, mark_core, write_pairs
+from recsys_spark.dataset.interactions import aggregate, mark_core, write_summed
 from recsys_spark.dataset.splits import rolling_origins, split_at_random, time_part
 from recsys_spark.errors import ConfigError
 
@@ -103,7 +103,7 @@ def test_heavy_users_are_capped_and_cold_rows_are_marked(spark, tmp_path):
         for n, (u, i, part, at) in enumerate(rows)
     ]
     config = config_of(k_core=2, max_user_interactions=3, gap_days=3)
-    pairs = write_pairs(spark.createDataFrame(events, SCHEMA), config, UNTIL, False, tmp_path / "pairs")
+    pairs = write_summed(spark.createDataFrame(events, SCHEMA), config, UNTIL, False, tmp_path / "pairs")
     found = mark_core(pairs, 2, tmp_path).collect()
     assert len(found) == len(rows)
     marks = {(r.user_id, r.item_id, r.split): (r.in_core, r.cold_user, r.cold_item) for r in found}

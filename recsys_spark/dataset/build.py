@@ -16,11 +16,11 @@ from pyspark.sql import functions as F
 from recsys_spark.config import Config
 from recsys_spark.dataset.events import each_once, number, read_events, rows_by_type
 from recsys_spark.dataset.feeds.impressions import write_impressions
-from recsys_spark.dataset.feeds.pairs import write_pairs as write_pairs_feed
+from recsys_spark.dataset.feeds.pairs import write_pairs
 from recsys_spark.dataset.feeds.sequences import write_sequences
 from recsys_spark.dataset.histories import build_histories
 from recsys_spark.dataset.ids import extend_dictionary
-from recsys_spark.dataset.interactions import mark_core, write_pairs
+from recsys_spark.dataset.interactions import mark_core, write_summed
 from recsys_spark.dataset.splits import PARTS
 from recsys_spark.errors import DataError
 from recsys_spark.schemas import HISTORIES, INTERACTIONS, ITEM_IDS, USER_IDS, Table
@@ -96,7 +96,7 @@ def build_dataset(
 
     past = slots[HISTORIES.name].materialize(name, histories, flip=False)[0]
     writers: dict[str, Callable[[Path], dict[str, Any]]] = {
-        "pairs": lambda path: write_pairs_feed(spark, rows, config, path),
+        "pairs": lambda path: write_pairs(spark, rows, config, path),
         "sequences": lambda path: write_sequences(spark, rows, config, path),
         "impressions": impressions,
     }
@@ -153,7 +153,7 @@ def _interactions(
     rows = number(spark, rows, users, items)
     scratch = path / "scratch"
     scratch.mkdir()
-    pairs = write_pairs(rows, config, until, len(events) > 1, scratch / "pairs")
+    pairs = write_summed(rows, config, until, len(events) > 1, scratch / "pairs")
     mark_core(pairs, config.dataset.k_core, scratch).write.parquet(str(path / "data"))
     shutil.rmtree(scratch)
     rows.groupBy("user_id").agg(F.max("date").alias("last_day")).write.parquet(str(path / "users"))

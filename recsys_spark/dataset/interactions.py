@@ -22,15 +22,13 @@ from recsys_spark.dataset.splits import PARTS_AND_GAP, check_column, split_at_ra
 from recsys_spark.errors import ConfigError
 from recsys_spark.schemas import INTERACTIONS
 
-RANDOM_LEAKS = "dataset.split is 'random': models learn from the future of what they are measured on"
-
 # Seconds until the year 3058. 15 bits are left for the day of delivery, until 2059.
 _TYPE_BITS, _PART_BITS, _SECOND_BITS = 10, 3, 35
 _SECONDS_PER_DAY = 86_400
 _HALF = 1 << 19
 
 
-def write_pairs(numbered: DataFrame, config: Config, until: dt.date, repeated: bool, path: Path) -> DataFrame:
+def write_summed(numbered: DataFrame, config: Config, until: dt.date, repeated: bool, path: Path) -> DataFrame:
     """Aggregate and split the events; write and return the columns of `INTERACTIONS` up to `timestamp`, and `kept`.
 
     `kept` says that the row is among the newest `dataset.max_user_interactions` of its user and part.
@@ -55,7 +53,7 @@ def mark_core(pairs: DataFrame, k: int, scratch: Path) -> DataFrame:
     Held-out rows stay, and are marked where the core does not know their user or item.
 
     Args:
-        pairs: see `write_pairs`.
+        pairs: see `write_summed`.
         k: least training rows of a user and of an item.
         scratch: an existing folder.
     """
