@@ -265,6 +265,15 @@ def test_two_ranks_see_every_row_once_in_as_many_steps(even):
     assert any(b != a + 1 for a, b in itertools.pairwise(in_order) if a % 8), "rows are shuffled, too"
 
 
+def test_rows_that_are_read_again_come_in_the_same_order_every_time(even):
+    """A batch of three passes and a half: Petastorm's own repetition gives orders that depend on timing."""
+    orders = {str(users(read(even, 0, batch_size=112))) for _ in range(8)}
+    assert len(orders) == 1
+    order = users(read(even, 0, batch_size=112))
+    passes = [order[start : start + 32] for start in (0, 32, 64)]
+    assert all(sorted(one) == list(range(1, 33)) for one in passes) and passes[0] != passes[1] != passes[2]
+
+
 def test_row_groups_are_dealt_to_the_ranks_anew_every_epoch(even):
     assert len({frozenset(users(read(even, epoch, 0, 2))) for epoch in range(8)}) > 1
 

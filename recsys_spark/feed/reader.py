@@ -7,6 +7,7 @@ what it would have seen. One reader thread keeps that order; more are faster and
 
 from __future__ import annotations
 
+import itertools
 import json
 import warnings
 from collections.abc import Iterator
@@ -22,7 +23,6 @@ from recsys_spark.errors import ConfigError
 from recsys_spark.warehouse import MANIFEST
 
 _RESULTS_QUEUE = 8
-_SEED_STEP = 1_000_003  # a prime, so that (seed, epoch) pairs of neighbouring seeds do not meet
 
 
 @dataclass(frozen=True)
@@ -62,29 +62,17 @@ class Feed:
         """Yield exactly `steps` batches: int32, int64 or float32 tensors [B] and, for lists of L, [B, L]."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Petastorm calls pyarrow by its older names
-            from petastorm import make_batch_reader
             from petastorm.pytorch import BatchedDataLoader
 
-            reader = make_batch_reader(
-                self._files(epoch),
-                schema_fields=list(self.columns),
-                reader_pool_type="thread",
-                workers_count=self.workers,
-                results_queue_size=_RESULTS_QUEUE,
-                shuffle_row_groups=True,
-                shuffle_rows=True,
-                num_epochs=None,  # the step count ends the epoch: ranks with fewer rows read some twice
-                seed=self.seed * _SEED_STEP % 2**31 + epoch + 1,
-            )
-            with reader:
-                batches = iter(BatchedDataLoader(reader, batch_size=self.batch_size))
+            with BatchedDataLoader(_Passes(self, epoch), batch_size=self.batch_size) as loader:
+                batches = iter(loader)
                 for _ in range(self.steps):
                     batch = next(batches)
                     if set(batch) != set(self.columns):
                         raise AssertionError(f"Petastorm delivered {sorted(batch)}, not {sorted(self.columns)}")
                     yield batch
 
-    def _files(self, epoch: int) -> list[str]:
+    def files(self, epoch: int) -> list[str]:
         """Return the URLs of this rank's files in an epoch, one row group each.
 
         Dealt here, because Petastorm gives a shard the same row groups in every epoch.
@@ -93,6 +81,56 @@ class Feed:
         dealt = np.random.default_rng([self.seed, epoch]).permutation(files)[self.rank :: self.size]
         # Petastorm takes the path behind the scheme as it stands: a quoted one, with %3D for =, is not found
         return [f"file://{self.path / 'data' / file}" for file in sorted(dealt)]
+
+
+class _Passes:
+    """One pass over a rank's files after the other, for Petastorm's loader: ranks with fewer rows read some twice.
+
+    A reader of its own for each pass, because one reader shuffles the row groups of its second pass as often as it
+    found its queue full: https://github.com/uber/petastorm/issues/798.
+    """
+
+    batched_output = True
+
+    def __init__(self, feed: Feed, epoch: int) -> None:
+        self.feed, self.epoch = feed, epoch
+        self.files = feed.files(epoch)
+        of = {f["file"]: f["rows"] for f in feed.manifest["files"]}
+        self.rows = sum(of[url.rsplit("/", 1)[1]] for url in self.files)
+        self.reader: Any = None
+
+    def __iter__(self) -> Iterator[Any]:
+        from petastorm import make_batch_reader
+
+        for number in itertools.count():
+            seeds = np.random.SeedSequence([self.feed.seed, self.epoch, number])
+            self.reader = make_batch_reader(
+                self.files,
+                schema_fields=list(self.feed.columns),
+                reader_pool_type="thread",
+                workers_count=self.feed.workers,
+                results_queue_size=_RESULTS_QUEUE,
+                shuffle_row_groups=True,
+                shuffle_rows=True,
+                num_epochs=None,  # a reader that has an end may miss the last row group before it
+                seed=int(seeds.generate_state(1)[0] >> 1) + 1,  # 0 would be no seed
+            )
+            rows = 0
+            for columns in itertools.islice(self.reader, len(self.files)):  # a row group each
+                rows += len(columns[0])
+                yield columns
+            if rows != self.rows:
+                raise AssertionError(f"Petastorm delivered {rows} rows of {self.rows}")
+            self.stop()
+            self.join()
+
+    def stop(self) -> None:
+        if self.reader is not None:
+            self.reader.stop()
+
+    def join(self) -> None:
+        if self.reader is not None:
+            self.reader.join()
 
 
 def check_row_groups(manifest: dict[str, Any], ranks: int) -> None:
