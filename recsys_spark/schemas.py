@@ -91,6 +91,7 @@ ITEMS = Table(
         ("title", _S, "what people read"),
         ("description", _S, "free text, else null"),
         ("categories", ArrayType(_S), "categories, possibly none"),
+        ("price", _F, "price, not negative, else null"),
     ),
 )
 

@@ -36,7 +36,7 @@ def test_json_lines_and_what_a_second_run_does(spark, tmp_path):
     )
     version = ingest_items(spark, warehouse, config_of(path))
     assert rows_of(spark, version) == [
-        ("4", None, None, None), ("i1", "One", "First, of all", []), ("i2", "Two", None, ["b", "a"]),
+        ("4", None, None, None, None), ("i1", "One", "First, of all", [], 3.0), ("i2", "Two", None, ["b", "a"], None),
     ]  # fmt: skip
     assert version.manifest["rows"] == 3
     assert ingest_items(spark, warehouse, config_of(path)) == version == warehouse.slot("items").current()
@@ -55,15 +55,33 @@ def test_csv_with_a_map_quotes_and_a_separator_that_is_no_pattern(spark, tmp_pat
     columns = {"item_id": "id", "title": "name", "categories": "genres"}
     version = ingest_items(spark, Warehouse(tmp_path / "w"), config_of(path, format="csv", columns=columns))
     assert rows_of(spark, version) == [
-        ("1", 'Café, "The"', None, ["Drama", "Sci-Fi"]), ("2", "Two", None, ["Drama"]), ("3", None, None, None),
+        ("1", 'Café, "The"', None, ["Drama", "Sci-Fi"], None), ("2", "Two", None, ["Drama"], None),
+        ("3", None, None, None, None),
     ]  # fmt: skip
 
 
+def test_prices_that_are_none(spark, tmp_path, capfd):
+    path = tmp_path / "items.csv"
+    wrong = ["-1", "NaN", "Infinity", "1e60", "9,90 EUR", "free", ""]
+    path.write_text("item_id,price\n" + "".join(f'{i},"{text}"\n' for i, text in enumerate(wrong)) + "7, 9.90\n8,0\n")
+    config = config_of(path, format="csv", columns={"price": "price"})
+    rows = rows_of(spark, ingest_items(spark, Warehouse(tmp_path / "w"), config))
+    prices = {row[0]: row[-1] for row in rows}
+    assert prices == {str(i): None for i in range(len(wrong))} | {"7": pytest.approx(9.9), "8": 0.0}
+    assert "warning" not in capfd.readouterr().err
+
+    path.write_text("item_id,price\n1,€ 9.90\n")
+    ingest_items(spark, Warehouse(tmp_path / "w"), config)
+    assert "items.csv: no 'price' is a price, such as 9.90" in capfd.readouterr().err
+
+
 def test_parquet_with_lists(spark, tmp_path):
-    source = spark.createDataFrame([(1, ["x"]), (2, None)], "item_id int, categories array<string>")
+    source = spark.createDataFrame(
+        [(1, ["x"], 9.5), (2, None, -1.0)], "item_id int, categories array<string>, price double"
+    )
     source.write.parquet(str(tmp_path / "items"))
     version = ingest_items(spark, Warehouse(tmp_path / "w"), config_of(tmp_path / "items", format="parquet"))
-    assert rows_of(spark, version) == [("1", None, None, ["x"]), ("2", None, None, None)]
+    assert rows_of(spark, version) == [("1", None, None, ["x"], 9.5), ("2", None, None, None, None)]
 
 
 def test_a_log_without_a_catalogue_has_an_empty_one(spark, tmp_path):

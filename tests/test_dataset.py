@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
 from recsys_spark.config import Config
+from recsys_spark.dataset import build
+from recsys_spark.dataset import events as reading
 from recsys_spark.dataset.build import Dataset, build_dataset, current_dataset
 from recsys_spark.dataset.kcore import k_core
 from recsys_spark.dataset.splits import check_column, split_leave_one_out, time_part
@@ -356,6 +358,17 @@ def test_every_split_through_every_feed_with_every_row_accounted_for(spark, tmp_
     with pytest.raises(AssertionError, match="are not the sum"):
         next(iter(versions.values())).manifest["counts"]["rows_in"] += 1
         rows_table(versions, made)
+
+
+@pytest.mark.parametrize("days", [1, 3])
+def test_an_event_that_gets_lost_on_the_way_stops_the_build(spark, tmp_path, monkeypatch, days):
+    batches, warehouse = draw_events(8), Warehouse(tmp_path)
+    versions = publish(warehouse, {b: batches[b] for b in sorted(batches)[:days]})
+    until = dt.date.fromisoformat(max(versions))
+    monkeypatch.setattr(build, "number", lambda *args: reading.number(*args).where("user_id > 1"))
+    with pytest.raises(AssertionError, match=r"made of \d+ events with a weight, the log has \d+"):
+        build_dataset(spark, warehouse, config_of(k_core=1, split="random"), until, versions, catalogue(warehouse))
+    assert warehouse.slot("interactions", date=str(until)).current() is None
 
 
 def test_nothing_to_train_on_is_one_line_and_publishes_nothing(spark, tmp_path):

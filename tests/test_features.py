@@ -13,13 +13,13 @@ from pyspark.sql import functions as F
 
 from recsys_spark.dataset.features.context import MAX_POSITION
 from recsys_spark.dataset.features.crosses import CROSS_BUCKETS
-from recsys_spark.dataset.features.describe import SIZES, TEXTS, describe_events, floats_of
+from recsys_spark.dataset.features.describe import FLOATS, SIZES, TEXTS, describe_events
 from recsys_spark.dataset.features.encoding import Encoding, fit_encoding
 from recsys_spark.dataset.features.user import RECENCY_CAP_HOURS
 
 TYPES = {"impression": 0.0, "click": 1.0, "purchase": 3.0}
 ITEMS = {1: ["a", "z"], 2: ["a"], 3: ["b"], 4: [], 5: None}  # 6 is not in the catalogue
-PRICES = {1: 9.0, 2: 0.0, 3: None, 4: -1.0, 5: 19.0}
+PRICES = {1: 9.0, 2: 0.0, 3: None, 4: 0.5, 5: 19.0}
 EVENTS = (
     "user_id int, item_id int, event_type string, timestamp timestamp, date date, rating float, position int, "
     "session_id string, device string, country string, number int"
@@ -51,10 +51,10 @@ def draw_events(seed: int, n: int = 130) -> list[tuple]:
 def describe(spark, rows: list[tuple], which: str = "true") -> dict[int, dict]:
     events = spark.createDataFrame(rows, EVENTS).repartition(3)
     items = spark.createDataFrame(
-        [(i, ITEMS[i], PRICES[i]) for i in ITEMS], "item_id int, categories array<string>, price double"
+        [(i, ITEMS[i], PRICES[i]) for i in ITEMS], "item_id int, categories array<string>, price float"
     )
     found = describe_events(events, items, TYPES, F.expr(which)).collect()
-    features = [*TEXTS, *SIZES, *floats_of(items)]
+    features = [*TEXTS, *SIZES, *FLOATS]
     assert len({row.number for row in found}) == len(found)
     return {row.number: {name: row[name] for name in features} for row in found}
 
@@ -82,7 +82,7 @@ def plain(rows: list[tuple]) -> dict[int, dict]:
             "item_last_day": math.log1p(n1), "item_last_week": math.log1p(n7),
             "item_trend": (n1 + 1) / (n7 / 7 + 1),
             "item_age_days": max([(day - r[4]).days for r in shown], default=0),
-            "item_price": None if price is None or price < 0 else math.log1p(price),
+            "item_price": None if price is None else math.log1p(price),
             "session_events": math.log1p(sum(r[7] == session for r in mine)) if session else 0,
             "user_taste": len(alike) / len(acts) if acts and category else 0,
         }  # fmt: skip

@@ -287,6 +287,7 @@ def test_the_catalogue_agrees_with_the_hidden_vectors(log, truth):
         assert all(category in item.description for category in item.categories)
     has = triples[triples.relation == "has_category"].groupby("head")["tail"].agg(list)
     assert has.loc[items.item_id].tolist() == items.categories.tolist()
+    assert items.price.gt(0).all() and items.price.nunique() > len(items) / 3
     made_by = triples[triples.relation == "made_by"].set_index("head")["tail"].loc[items.item_id]
     main = items.categories.str[0]
     assert main.groupby(made_by.to_numpy()).nunique().max() <= 2

@@ -72,6 +72,7 @@ def test_events_are_summed_up_once_each(spark, seed, half_life):
     assert {(r.user_id, r.item_id): (r.weight, r.rating, r.timestamp, r.events) for r in pairs} == plain(
         rows, half_life
     )
+    assert sum(r.deliveries for r in pairs) == sum(TYPES[r[4]] > 0 for r in rows) > sum(r.events for r in pairs)
 
     once = [r for r in rows if r[3] == 5]
     part = time_part(F.col("date"), UNTIL, valid_days=2, test_days=1, gap_days=3)

@@ -32,7 +32,7 @@ class FileConfig(Section):
 
 
 class ItemsConfig(FileConfig):
-    """The item catalogue: `item_id`, and where known `title`, `description`, `categories`."""
+    """The item catalogue: `item_id`, and where known `title`, `description`, `categories`, `price`."""
 
     categories_separator: str = "|"
     """Between the categories of an item, in a text file."""

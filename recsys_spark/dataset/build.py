@@ -90,8 +90,7 @@ def build_dataset(
 
     def impressions(path: Path) -> dict[str, Any]:
         numbered = _numbered(spark, warehouse, made, events, until)
-        catalogue = spark.read.parquet(items.data).join(_ids(spark, warehouse, ITEM_IDS, made), "item_id")
-        catalogue = catalogue.drop("item_id").withColumnRenamed("id", "item_id")
+        catalogue = numbered_items(spark, warehouse, items, made)
         return write_impressions(spark, rows, numbered, catalogue, config, until, path)
 
     past = slots[HISTORIES.name].materialize(name, histories, flip=False)[0]
@@ -155,11 +154,11 @@ def _interactions(
     scratch.mkdir()
     pairs = write_summed(rows, config, until, len(events) > 1, scratch / "pairs")
     mark_core(pairs, config.dataset.k_core, scratch).write.parquet(str(path / "data"))
+    delivered, summed = pairs.agg(F.sum("deliveries"), F.sum("events")).first()
     shutil.rmtree(scratch)
     rows.groupBy("user_id").agg(F.max("date").alias("last_day")).write.parquet(str(path / "users"))
     counts = _read(spark, path).groupBy("split").agg(
         F.count("*").alias("rows"), F.count_if("in_core").alias("core"),
-        F.sum("events").alias("events"),
         F.count_if("cold_user").alias("cold_user"), F.count_if("cold_item").alias("cold_item"),
     )  # fmt: skip
     parts = {r.split: r.asDict() for r in counts.collect()}
@@ -168,7 +167,7 @@ def _interactions(
     seen = rows_by_type(spark, events, until)
     return {
         "table": INTERACTIONS.name,
-        "counts": _reconciled(seen, config.log.weights, sum(p["events"] for p in parts.values()), len(events) > 1),
+        "counts": _reconciled(seen, config.log.weights, delivered or 0, summed or 0),
         "rows": sum(p["rows"] for p in parts.values()),
         "parts": dict.fromkeys(PARTS, 0) | {name: p["rows"] for name, p in parts.items()},
         "core": parts["train"]["core"],
@@ -187,10 +186,10 @@ def _numbered(
     return each_once(numbered) if len(events) > 1 else numbered
 
 
-def _ids(spark: SparkSession, warehouse: Warehouse, table: Table, made: Version) -> DataFrame:
-    """Read a dictionary as `item_id` (or `user_id`), the log's id, and `id`."""
-    raw = {"user_ids": "user_id", "item_ids": "item_id"}[table.name]
-    return spark.read.parquet(_dictionary(warehouse, table, made).data).select(F.col("raw_id").alias(raw), "id")
+def numbered_items(spark: SparkSession, warehouse: Warehouse, items: Version, made: Version) -> DataFrame:
+    """Read the catalogue with the dense ids of `item_id` that `interactions` was made with."""
+    ids = spark.read.parquet(_dictionary(warehouse, ITEM_IDS, made).data).select(F.col("raw_id").alias("item_id"), "id")
+    return spark.read.parquet(items.data).join(ids, "item_id").drop("item_id").withColumnRenamed("id", "item_id")
 
 
 def _dictionary(warehouse: Warehouse, table: Table, made: Version) -> Version:
@@ -199,17 +198,22 @@ def _dictionary(warehouse: Warehouse, table: Table, made: Version) -> Version:
     return version
 
 
-def _reconciled(seen: dict[str, int], weights: dict[str, float], summed: int, repeated: bool) -> dict[str, int]:
-    """Hold the events that interactions sum up against those that were read.
+def _reconciled(seen: dict[str, int], weights: dict[str, float], delivered: int, summed: int) -> dict[str, int]:
+    """Hold the events that reached the interactions against those that were read.
+
+    Args:
+        seen: events of each type, counted in the files.
+        delivered: of a type with a weight, as they came out of the join with the dictionaries.
+        summed: those of them that are left once what came again is taken out.
 
     Raises:
         AssertionError: an event was lost, or counted twice.
     """
     weighed = sum(n for kind, n in seen.items() if weights.get(kind, 0) > 0)
-    again = weighed - summed
-    if again < 0 or (again and not repeated):
-        raise AssertionError(f"interactions sum up {summed} events of {weighed}")
+    if delivered != weighed:
+        raise AssertionError(f"interactions are made of {delivered} events with a weight, the log has {weighed}")
     total = sum(seen.values())
+    again = delivered - summed
     return {"events": total, "weightless": total - weighed, "delivered_again": again, "summed": summed}
 
 

@@ -29,7 +29,7 @@ _HALF = 1 << 19
 
 
 def write_summed(numbered: DataFrame, config: Config, until: dt.date, repeated: bool, path: Path) -> DataFrame:
-    """Aggregate and split the events; write and return the columns of `INTERACTIONS` up to `timestamp`, and `kept`.
+    """Aggregate and split the events; write and return the columns of `aggregate`, and `kept`.
 
     `kept` says that the row is among the newest `dataset.max_user_interactions` of its user and part.
 
@@ -100,8 +100,8 @@ def aggregate(
 
     Returns:
         `user_id`, `item_id`, `weight` (float), `rating` (float: the last; of two in one second the larger;
-        else null), `timestamp` (long: seconds of the last event), `events` (int: how many these are) and, where
-        `part` is given, `split`.
+        else null), `timestamp` (long: seconds of the last event), `events` (int: how many these are), `deliveries`
+        (long: how often they were delivered) and, where `part` is given, `split`.
     """
     types = sorted(name for name, weight in log.weights.items() if weight > 0)
     if len(types) >= 1 << _TYPE_BITS:
@@ -119,7 +119,7 @@ def aggregate(
         pair, "event_key", _pack(*fields).alias("event"), "rating"
     )
     if repeated:  # the delivery's number stands in front, so the least is the earliest
-        first = F.min("event").alias("event"), F.min_by("rating", "event").alias("rating")
+        first = F.min("event").alias("event"), F.min_by("rating", "event").alias("rating"), F.count("*").alias("copies")
         rows = rows.repartition("pair").groupBy("pair", "event_key").agg(*first)
     seconds = F.shiftright("event", _PART_BITS + _TYPE_BITS).bitwiseAND((1 << _SECOND_BITS) - 1)
     kind = F.col("event").bitwiseAND((1 << _TYPE_BITS) - 1)
@@ -136,11 +136,12 @@ def aggregate(
         F.max_by("rating", order).alias("rating"),
         F.max(seconds).alias("timestamp"),
         F.count("*").cast("int").alias("events"),
+        (F.sum("copies") if repeated else F.count("*")).alias("deliveries"),
     )
     return summed.select(
         F.shiftright("pair", 32).cast("int").alias("user_id"),
         F.col("pair").bitwiseAND(0xFFFFFFFF).cast("int").alias("item_id"),
-        "weight", "rating", "timestamp", "events",
+        "weight", "rating", "timestamp", "events", "deliveries",
         *([_pick(F.col("part"), PARTS_AND_GAP).alias("split")] if part is not None else []),
     )  # fmt: skip
 

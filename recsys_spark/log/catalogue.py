@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,11 @@ def ingest_items(spark: SparkSession, warehouse: Warehouse, config: LogConfig) -
     def build(aside: Path) -> dict[str, Any]:
         rows = read_items(spark, items, path) if items and path else spark.createDataFrame([], ITEMS.schema)
         ITEMS.conform(rows).coalesce(1).write.parquet(str(aside / "data"))
-        count = spark.read.parquet(str(aside / "data")).count()
+        count, priced = spark.read.parquet(str(aside / "data")).agg(F.count("*"), F.count("price")).first()
         if items is not None and not count:
             raise DataError(f"{path}: holds no item; mend log.items")
+        if items is not None and "price" in items.columns and not priced:
+            print(f"warning: {path}: no {items.columns['price']!r} is a price, such as 9.90", file=sys.stderr)
         return {"table": ITEMS.name, "rows": count}
 
     return warehouse.slot(ITEMS.name).materialize(fingerprint(_CODE, settings, state), build)[0]
@@ -68,9 +71,12 @@ def _column(rows: DataFrame, config: ItemsConfig, name: str, path: Path) -> Colu
     if source not in rows.columns:
         if name == "item_id" or name in config.columns:
             raise DataError(f"{path}: no column {source!r}; it has {', '.join(rows.columns)}; mend log.items.columns")
-        empty = ArrayType(StringType()) if name == "categories" else StringType()
-        return F.lit(None).cast(empty).alias(name)
+        return F.lit(None).cast(ITEMS.schema[name].dataType).alias(name)
     column = rows[source]
+    if name == "price":
+        number = column.try_cast("float")
+        # Spark holds NaN to be the largest number
+        return F.when((number >= 0) & (number < float("inf")), number).alias(name)
     if name == "categories" and rows.schema[source].dataType == StringType():
         if config.format == "jsonl":
             column = F.from_json(column, ArrayType(StringType()))

@@ -1,7 +1,7 @@
 """The embedded log: a seeded raw log of any size, with its catalogue, its dirt and its truth.
 
     <path>/events/date=YYYY-MM-DD/part-*.jsonl   one event a line, in the folder of the day it arrived
-    <path>/items.jsonl                           item_id, title, description, categories
+    <path>/items.jsonl                           item_id, title, description, categories, price
     <path>/kg.jsonl                              head, relation, tail
     <path>/truth/items, <path>/truth/users       the hidden vectors (Parquet), for `hidden_world.affinity`
     <path>/_generator.json                       what it was made from, and the counts
@@ -41,7 +41,7 @@ from recsys_spark.log.item_texts import write_catalogue
 from recsys_spark.warehouse import exclusive
 
 MARK = "_generator.json"
-FORMAT = 1
+FORMAT = 2
 """Raised when the same config and seed give another log than before, so that old ones are replaced."""
 DIRT = ("bad_timestamp", "unknown_type", "truncated", "nulls", "late", "duplicates")
 SPOILT = DIRT[:4]

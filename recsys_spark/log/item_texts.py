@@ -1,4 +1,4 @@
-"""Titles, descriptions and a knowledge graph for the embedded log's items, all from their hidden category."""
+"""Titles, descriptions, prices and a knowledge graph for the embedded log's items, all from their hidden category."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 from recsys_spark.config import GeneratorConfig
 from recsys_spark.log import hidden_world as world
 
-_TEXT_STREAM = 101
+_TEXT_STREAM, _PRICE_STREAM = 101, 102
 
 _WORDS = {
     "mystery": ("Harbour Alibi Lantern Witness Cipher Manor", "a detective, a clue and a secret"),
@@ -64,6 +64,7 @@ def write_catalogue(config: GeneratorConfig, items: world.Items, folder: Path, s
     ]
     ids = [f"i{i:07d}" for i in range(n)]
     picks = rng.integers(0, [len(_ADJECTIVES), 6, 6, 3], size=(n, 4))
+    prices = _prices(config, items, seed)
     told: dict[str, int] = {}  # titles so far: a second one of the same name is Part 2
     with (
         open(folder / "items.jsonl", "w", encoding="utf-8") as catalogue,
@@ -83,7 +84,7 @@ def write_catalogue(config: GeneratorConfig, items: world.Items, folder: Path, s
             text = f"A {adjective.lower()} {names[main]} from {maker}: {about}"
             text += f", with a touch of {names[second]}: {also}." if second >= 0 else "."
             categories = [names[main]] + ([names[second]] if second >= 0 else [])
-            _dump(catalogue, item_id=ids[i], title=title, description=text, categories=categories)
+            _dump(catalogue, item_id=ids[i], title=title, description=text, categories=categories, price=prices[i])
             for category in categories:
                 _dump(graph, head=ids[i], relation="has_category", tail=category)
             _dump(graph, head=ids[i], relation="made_by", tail=maker)
@@ -97,6 +98,13 @@ def write_catalogue(config: GeneratorConfig, items: world.Items, folder: Path, s
         "popularity": items.popularity,
         "launch_day": items.launch_day.astype(np.int32),
     }).to_parquet(folder / "truth" / "items" / "part-00000.parquet", index=False)  # fmt: skip
+
+
+def _prices(config: GeneratorConfig, items: world.Items, seed: int) -> list[float]:
+    """Draw log-normal prices around the level of each item's category; no user's taste depends on them."""
+    rng = np.random.default_rng([seed, _PRICE_STREAM])
+    level = rng.normal(np.log(10), 0.5, config.categories)
+    return np.exp(level[items.category] + rng.normal(0, 0.4, config.items)).round(2).tolist()
 
 
 def _dump(file: TextIO, **fields: object) -> None:

@@ -16,12 +16,8 @@ TEXTS = (*context.TEXTS, "category")
 """Features that are text, to be numbered by `encoding`."""
 SIZES = {**context.SIZES, **crosses.SIZES}
 """Features that are ids as they stand, and how many ids each may have."""
-
-
-def floats_of(items: DataFrame) -> tuple[str, ...]:
-    """Return the names of the features that are numbers; `item_price` only where the catalogue has one."""
-    price = (item.PRICE,) if "price" in items.columns else ()
-    return (*user.FLOATS, *item.FLOATS, *price, *context.FLOATS, *crosses.FLOATS)
+FLOATS = (*user.FLOATS, *item.FLOATS, *context.FLOATS, *crosses.FLOATS)
+"""Features that are numbers."""
 
 
 def describe_events(events: DataFrame, items: DataFrame, weights: dict[str, float], which: Column) -> DataFrame:
@@ -35,7 +31,7 @@ def describe_events(events: DataFrame, items: DataFrame, weights: dict[str, floa
         which: a condition on columns of `events`.
 
     Returns:
-        The columns of `events` (`position` bounded), and the features: `TEXTS`, `SIZES` and `floats_of(items)`.
+        The columns of `events` (`position` bounded), and the features: `TEXTS`, `SIZES` and `FLOATS`.
     """
     acting = [kind for kind, weight in weights.items() if weight > 0]
     rows = events.withColumns({

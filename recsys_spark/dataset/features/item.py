@@ -9,28 +9,25 @@ from __future__ import annotations
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-FLOATS = ("item_last_day", "item_last_week", "item_trend", "item_age_days")
-PRICE = "item_price"
+FLOATS = ("item_last_day", "item_last_week", "item_trend", "item_age_days", "item_price")
+DAILY = FLOATS[:4]
 
 
 def add_catalogue(events: DataFrame, items: DataFrame) -> DataFrame:
-    """Add `category`, the first of the item's categories, and `item_price` = log(1 + price) if there is a price.
-
-    A price that is negative or no number is no price.
+    """Add `category`, the first of the item's categories, and `item_price` = log(1 + price), null without a price.
 
     Args:
-        items: one row per dense `item_id`, with `categories` (array of text) and perhaps `price` (a number).
+        items: one row per dense `item_id`, with the columns of `ITEMS`. A catalogue has no history: these two are as
+            of the night, not of the event.
     """
-    columns = ["item_id", F.get("categories", F.lit(0)).alias("category")]
-    if "price" in items.columns:
-        price = F.col("price").cast("double")
-        # above infinity is NaN, which Spark holds to be the largest number
-        columns.append(F.when((price >= 0) & (price < float("inf")), F.log1p(price)).alias(PRICE))
-    return events.join(items.select(*columns), "item_id", "left")
+    price = F.log1p(F.col("price").cast("double")).alias("item_price")
+    return events.join(
+        items.select("item_id", F.get("categories", F.lit(0)).alias("category"), price), "item_id", "left"
+    )
 
 
 def popularity(events: DataFrame) -> DataFrame:
-    """Return the item features of every item and day on which it had an event: `item_id`, `date` and `FLOATS`.
+    """Return the item features of every item and day on which it had an event: `item_id`, `date` and `DAILY`.
 
     With n1 and n7 the interactions of the day and of the 7 days before the event's day,
     `item_last_day` = log(1 + n1), `item_last_week` = log(1 + n7), `item_trend` = (n1 + 1) / (n7 / 7 + 1), and

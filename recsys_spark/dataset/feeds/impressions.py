@@ -16,7 +16,7 @@ from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from recsys_spark.config import Config
-from recsys_spark.dataset.features.describe import SIZES, TEXTS, describe_events, floats_of
+from recsys_spark.dataset.features.describe import FLOATS, SIZES, TEXTS, describe_events
 from recsys_spark.dataset.features.encoding import FILE, fit_encoding
 from recsys_spark.dataset.feeds.writer import describe_files, write_files, write_rows
 from recsys_spark.dataset.splits import GAP, PARTS, time_part
@@ -71,10 +71,9 @@ def write_impressions(
             "or take impressions out of dataset.feeds"
         )
 
-    floats = floats_of(items)
-    encoding = fit_encoding(described.where("_part = 'train'"), floats, TEXTS)
+    encoding = fit_encoding(described.where("_part = 'train'"), FLOATS, TEXTS)
     encoding.save(path / FILE)
-    columns = ["user_id", "item_id", "timestamp", *TEXTS, *SIZES, *floats, *labels, "_shown", "_part"]
+    columns = ["user_id", "item_id", "timestamp", *TEXTS, *SIZES, *FLOATS, *labels, "_shown", "_part"]
     seconds = F.unix_seconds("timestamp").alias("timestamp")
     encoded = encoding.apply(described).select(*(seconds if c == "timestamp" else c for c in columns))
     top = described.agg(F.max("user_id"), F.max("item_id")).first()
@@ -90,7 +89,7 @@ def write_impressions(
     return {
         "table": "feeds/impressions", "kind": "impressions", "rows_are": kind, **written,
         "parts": counts, "n_users": top[0] + 1, "n_items": top[1] + 1,
-        "ids": {**encoding.sizes(), **SIZES}, "floats": list(floats), "labels": list(labels),
+        "ids": {**encoding.sizes(), **SIZES}, "floats": list(FLOATS), "labels": list(labels),
     }  # fmt: skip
 
 
