@@ -42,6 +42,8 @@ setup(
         "tqdm>=4.66",
         "rich>=13",
         "scipy>=1.11",
+        "numba>=0.60",
+        "optuna>=4",
         "matplotlib>=3.8",
         "psutil>=5.9",
     ],

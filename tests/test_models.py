@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 
 from recsys_spark.errors import DataError
 from recsys_spark.models import BASELINES, DEEP, als, load, module_of, neumf, popularity, two_tower
-from recsys_spark.models.base import NO_OPINION, UserBlock
+from recsys_spark.models.base import NO_OPINION, TrainingData, UserBlock
 from recsys_spark.models.negatives import NegativeSampler
 from recsys_spark.models.torch_recommender import TorchRecommender
 from recsys_spark.recommendation.select import recommend_block
@@ -82,6 +84,10 @@ def board_rows(spark):
     return spark.createDataFrame(pairs, "user_id int, item_id int, weight float, rating float")
 
 
+def data_of(rows, seed=1):
+    return TrainingData(rows, seed, Path(tempfile.mkdtemp()))
+
+
 @pytest.fixture(scope="module")
 def fitted(request):
     """A function from a model's name to the model on the checkerboard, made once."""
@@ -93,7 +99,7 @@ def fitted(request):
         elif name not in made:
             rows = board_rows(request.getfixturevalue("spark"))
             module = module_of(name)
-            made[name] = module.fit(rows, module.Config.model_validate(SETTINGS[name]), 1)
+            made[name] = module.fit(data_of(rows), module.Config.model_validate(SETTINGS[name]))
         return made[name]
 
     return get
@@ -204,9 +210,9 @@ def test_popularity_counts_and_damped_means(spark):
         [(1, 1, 1.0, 5.0), (2, 1, 4.0, 3.0), (3, 1, 1.0, None), (1, 2, 9.0, 1.0), (2, 4, 0.5, None)],
         "user_id int, item_id int, weight float, rating float",
     )
-    by_users = popularity.fit(rows, popularity.Config(damping=2.0), 1)
+    by_users = popularity.fit(data_of(rows), popularity.Config(damping=2.0))
     assert by_users.counts.tolist() == [0, 3, 1, 0, 1]
-    by_weight = popularity.fit(rows, popularity.Config(by="weight"), 1)
+    by_weight = popularity.fit(data_of(rows), popularity.Config(by="weight"))
     assert by_weight.counts.tolist() == [0, 6, 9, 0, 0.5]
     # damped mean of item i = (sum of its ratings + damping * global mean) / (how many + damping); the mean is 3
     expected = [3, (8 + 2 * 3) / (2 + 2), (1 + 2 * 3) / (1 + 2), 3, 3]
@@ -219,9 +225,9 @@ def test_popularity_without_damping_or_ratings(spark):
         [(1, 1, 1.0, 5.0), (2, 1, 1.0, 4.0), (1, 2, 1.0, None)],
         "user_id int, item_id int, weight float, rating float",
     )
-    plain = popularity.fit(rows, popularity.Config(damping=0.0), 1)
+    plain = popularity.fit(data_of(rows), popularity.Config(damping=0.0))
     assert plain.rate(UserBlock.of([1], [[]])).tolist() == [[4.5, 4.5, 4.5]]  # no rating of its own: the global mean
-    assert not popularity.fit(rows.where("rating is null"), popularity.Config(), 1).rates
+    assert not popularity.fit(data_of(rows.where("rating is null")), popularity.Config()).rates
 
 
 def test_popularity_refuses_a_negative_damping():
@@ -254,8 +260,10 @@ def test_als_folds_in_to_what_mllib_trained(spark, implicit):
     from pyspark.ml.recommendation import ALS
 
     rows, frame = als_rows(spark)
-    config = als.Config(rank=4, iterations=2, regularization=0.1, alpha=3.0, implicit=implicit, blocks=2)
-    model = als.fit(frame, config, 7)
+    config = als.Config(
+        rank=4, iterations=2, regularization=0.1, alpha=3.0, implicit=implicit, blocks=2, engine="mllib"
+    )
+    model = als.fit(data_of(frame, 7), config)
     value = "weight" if implicit else "rating"
     oracle = ALS(
         rank=4, maxIter=2, regParam=0.1, alpha=3.0, implicitPrefs=implicit, userCol="user_id", itemCol="item_id",
@@ -283,7 +291,7 @@ def test_explicit_als_predicts_ratings(spark):
     held = set(rng.choice(len(full), 100, replace=False).tolist())
     rows = [r for n, r in enumerate(full) if n not in held]
     frame = spark.createDataFrame(rows, "user_id int, item_id int, weight float, rating float")
-    model = als.fit(frame, als.Config(rank=3, iterations=10, regularization=0.005, implicit=False, blocks=2), 1)
+    model = als.fit(data_of(frame), als.Config(rank=3, iterations=10, regularization=0.005, implicit=False, blocks=2))
     assert model.rates
     predicted = model.rate(als_block(rows))
     errors = [predicted[full[n][0] - 1, full[n][1]] - full[n][3] for n in held]
@@ -292,14 +300,14 @@ def test_explicit_als_predicts_ratings(spark):
 
 def test_explicit_als_without_a_rating_says_so(spark):
     with pytest.raises(DataError, match="rating") as error:
-        als.fit(board_rows(spark), als.Config(implicit=False), 1)
+        als.fit(data_of(board_rows(spark)), als.Config(implicit=False))
     assert "\n" not in str(error.value)
 
 
 def test_implicit_als_trusts_weights(spark):
     """A heavier interaction pulls the vector further towards its item."""
     _, frame = als_rows(spark)
-    model = als.fit(frame, als.Config(rank=4, iterations=2, regularization=0.1, alpha=3.0, blocks=2), 7)
+    model = als.fit(data_of(frame, 7), als.Config(rank=4, iterations=2, regularization=0.1, alpha=3.0, blocks=2))
     light, heavy = model.score(UserBlock.of([1, 1], [[3, 9], [3, 9]], [[1, 1], [50, 1]]))
     assert heavy[3] > light[3]
 

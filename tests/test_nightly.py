@@ -2,11 +2,13 @@
 
 import json
 
+import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 from night import STAGES, published, write_config
 
 from recsys_spark.pipeline import job
+from recsys_spark.pipeline.cross_validation import cross_validate
 from recsys_spark.pipeline.nightly import nightly
 from recsys_spark.pipeline.stages import STAGES as PIPELINE
 from recsys_spark.pipeline.stages import rollback
@@ -125,6 +127,34 @@ def test_an_earlier_day_leaves_the_later_one_published(night):
     assert run(config, "--date", "2026-01-04") == 0
     assert published(root) == before
     assert client(root).get_registered_model("recsys-tiny").aliases.get("champion") == champion
+
+
+def test_cross_validation_measures_each_fold_as_its_night_was_and_publishes_nothing(night, capfd):
+    root, config, _ = night
+    mlflow = client(root)
+    before, versions = published(root), len(mlflow.search_model_versions("name = 'recsys-tiny'"))
+    arguments = ["--config", str(config), "evaluation.folds=2", "train.deep=[]"]
+    assert job.run("cross_validate", lambda context, _: cross_validate(context), "", arguments) == 0
+    line = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
+    assert line["inputs"] == {"folds": ["2026-01-04", "2026-01-05"]} and set(line["metrics"]) == {"als", "popularity"}
+
+    experiment = mlflow.get_experiment_by_name("tiny")
+    runs = {r.data.tags["mlflow.runName"]: r for r in mlflow.search_runs([experiment.experiment_id])}
+    found = runs["cross-validation 2026-01-05"]
+    split = mlflow.download_artifacts(found.info.run_id, "folds.json")
+    table = pd.read_json(split, orient="split", convert_dates=False).set_index(["day", "model"])["ndcg@10"]
+    for model in ("als", "popularity"):
+        night_of_the_last = runs[f"train {model}"].data.metrics["test_ndcg_at_10"]
+        assert table["2026-01-05", model] == pytest.approx(night_of_the_last, abs=1e-12)
+        folds = table[:, model]
+        assert line["metrics"][model]["mean"] == pytest.approx(folds.mean())
+        assert line["metrics"][model]["std"] == pytest.approx(abs(folds.diff().iloc[1]) / 2**0.5)
+    assert published(root) == before
+    assert len(mlflow.search_model_versions("name = 'recsys-tiny'")) == versions
+    assert (
+        job.run("cross_validate", lambda context, _: cross_validate(context), "", [*arguments, "dataset.split=random"])
+        == 2
+    )
 
 
 @pytest.mark.slow

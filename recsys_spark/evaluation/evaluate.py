@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -70,7 +71,7 @@ def score_users(
         model = models.load(path)
         for rows in batches:
             done = 0
-            for users in blocks(read_block(rows), block_users):
+            for users in blocks(read_block(pa.RecordBatch.from_pandas(rows)), block_users):
                 part = rows.iloc[done : done + len(users)]
                 done += len(users)
                 ranked, _ = recommend_block(model, users, max(ks))

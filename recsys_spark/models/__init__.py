@@ -1,8 +1,9 @@
 """The models, one per file; a new one is a file here and a line in `BASELINES` or `DEEP`.
 
-A baseline's module has `Config`, `fit(interactions, config, seed)` on Spark and `load(path)`. A deep
-model's has `Config` and `Network`, a torch module that `recsys_spark.training` trains. Modules are imported
-when they are needed, so that a Spark executor that serves popularity never loads torch.
+A baseline's module has `Config`, `fit(data, config)`, which learns from a `TrainingData` on Spark, `load(path)`,
+and `needs(config)` where it learns from more than the interactions. A deep model's has `Config` and `Network`,
+a torch module that `recsys_spark.training` trains. Modules are imported when they are needed, so that a Spark
+executor that serves popularity never loads torch.
 """
 
 from __future__ import annotations
@@ -40,6 +41,17 @@ def model_config(name: str, config: Config) -> Any:
         return module_of(name).Config.model_validate(config.models.get(name, {}))
     except ValidationError as error:
         raise ConfigError(f"models.{name}.{first_error(error)}") from None
+
+
+def needs_of(name: str, settings: Any) -> tuple[str, ...]:
+    """Return what a baseline learns from beside the interactions: see `TrainingData`."""
+    module = module_of(name)
+    return tuple(module.needs(settings)) if hasattr(module, "needs") else ()
+
+
+def code_of(name: str) -> str:
+    """Return the file, or the folder, of a model, for `fingerprint`."""
+    return f"models/{name}" if hasattr(module_of(name), "__path__") else f"models/{name}.py"
 
 
 def check_models(config: Config) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -94,8 +97,9 @@ def _flat(lists: Sequence[Any] | NDArray[Any], kind: type) -> NDArray[Any]:
 class Recommender(Protocol):
     """Anything that scores users against the whole catalogue; top-K and evaluation know only this.
 
-    A model with `dot_product` has `user_vectors(users) -> [B, D]` and `item_vectors() -> [n_items, D]`
-    whose products are its scores up to the mask. A model with `rates` has
+    A model with `dot_product` has `user_vectors(users) -> [B, D]`, 0 for whom it cannot tell,
+    `item_vectors() -> [n_items, D]` and `item_mask() -> bool [n_items]`, the items that it can rank: their
+    products are its scores. A model with `rates` has
     `rate(users) -> float32[B, n_items]` on the scale of the log's ratings.
     """
 
@@ -112,6 +116,37 @@ class Recommender(Protocol):
     def save(self, path: Path) -> None:
         """Write the model into an existing empty folder."""
         ...
+
+
+def _no_log(step: int, figures: dict[str, float]) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a baseline is fitted on. Beyond the interactions it gets what its module's `needs(config)` names.
+
+    Attributes:
+        interactions: the training rows of the core, as `INTERACTIONS` has them.
+        seed: of everything that is drawn.
+        scratch: an empty folder on the disk that driver and executors share; removed after the fit.
+        items: the catalogue (`ITEMS`), with the dense id in `item_id`; for `items`.
+        histories: the table `HISTORIES`; for `histories`. Whoever fits on more than `known = train` with its
+            held-out items, which are the valid part, has seen the test.
+        models: saved models of the same night by name; for `models/NAME`.
+        previous: the saved model of the newest earlier night, if there is one and its ids are the same; for
+            `previous`.
+        log: takes a step's number and its figures, such as the loss of an iteration.
+    """
+
+    interactions: DataFrame
+    seed: int
+    scratch: Path
+    items: DataFrame | None = None
+    histories: DataFrame | None = None
+    models: Mapping[str, Path] = field(default_factory=dict)
+    previous: Path | None = None
+    log: Callable[[int, dict[str, float]], None] = _no_log
 
 
 def write_card(path: Path, model: str, **entries: Any) -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
 from recsys_spark.config import Section
-from recsys_spark.models.base import NO_OPINION, Floats, UserBlock, read_card, write_card
-
-if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+from recsys_spark.models.base import NO_OPINION, Floats, TrainingData, UserBlock, read_card, write_card
 
 
 class Config(Section):
@@ -55,16 +52,11 @@ class Popularity:
             return cls(arrays["counts"], arrays["ratings"])
 
 
-def fit(interactions: DataFrame, config: Config, seed: int) -> Popularity:
-    """Count the training interactions.
-
-    Args:
-        interactions: rows with `item_id`, `weight` and `rating`, one per user and item.
-        seed: unused; every baseline is fitted by the same call.
-    """
+def fit(data: TrainingData, config: Config) -> Popularity:
+    """Count the training interactions."""
     from pyspark.sql import functions as F  # here, because serving a model must not need Spark
 
-    per_item = interactions.groupBy("item_id").agg(
+    per_item = data.interactions.groupBy("item_id").agg(
         F.count("*").alias("users"), F.sum("weight").alias("weight"), F.sum("rating").alias("sum"),
         F.count("rating").alias("n"),
     ).toPandas()  # fmt: skip

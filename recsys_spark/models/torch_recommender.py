@@ -86,12 +86,15 @@ class TorchRecommender:
 
     @torch.inference_mode()
     def user_vectors(self, users: UserBlock) -> Floats:
-        ids, history, _ = self._inputs(users)
-        return self.network.user_vectors(ids, history).float().cpu().numpy()
+        ids, history, scorable = self._inputs(users)
+        return self.network.user_vectors(ids, history).float().cpu().numpy() * scorable[:, None]
 
     @torch.inference_mode()
     def item_vectors(self) -> Floats:
         return self.network.item_vectors().float().cpu().numpy()
+
+    def item_mask(self) -> np.ndarray:
+        return self.items
 
     def save(self, path: Path) -> None:
         torch.save(self.network.state_dict(), path / "weights.pt")

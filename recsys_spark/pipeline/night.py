@@ -77,6 +77,11 @@ def epoch_logger(run: TrackedRun) -> Callable[[Epoch], None]:
     return lambda done: run.metrics({f"epoch/{k}": v for k, v in vars(done).items() if k != "epoch"}, step=done.epoch)
 
 
+def log_step(run: TrackedRun, step: int, figures: dict[str, float]) -> None:
+    """Log the figures of an iteration of a baseline."""
+    run.metrics({f"iteration/{name}": value for name, value in figures.items()}, step=step)
+
+
 def epochs_of(version: Version) -> list[Epoch]:
     """Return the epochs of a deep model's version."""
     return read_epochs(version.path)

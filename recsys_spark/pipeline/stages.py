@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -95,7 +96,8 @@ def train_baseline(context: Context) -> StageResult:
     result = StageResult(inputs={"dataset": dataset.name})
     for name in context.config.train.baselines:
         with night.model_run(context, name, dataset) as run:
-            version, made = fit_baseline(context.spark, context.warehouse, context.config, dataset, name)
+            log = functools.partial(night.log_step, run)
+            version, made = fit_baseline(context.spark, context.warehouse, context.config, dataset, name, log)
             night.finish_model(context, run, name, version, dataset)
         result.outputs[name] = version.name
         result.metrics[name] = {"seconds": version.manifest["seconds"], "reused": not made}

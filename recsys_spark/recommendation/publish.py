@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,12 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from recsys_spark import models
 from recsys_spark.config import PublishConfig
 from recsys_spark.errors import DataError
 from recsys_spark.recommendation.checks import check_lists
 from recsys_spark.recommendation.topk import top_k
 from recsys_spark.schemas import ITEM_IDS, RECOMMENDATIONS, USER_IDS
-from recsys_spark.warehouse import Version, Warehouse, fingerprint
+from recsys_spark.warehouse import Slot, Version, Warehouse, fingerprint
 
 _CODE = ("recommendation", "models", "schemas.py")
 
@@ -48,7 +48,8 @@ def publish(
         count = users.count()
         if not count:
             raise DataError(f"no user was active up to {until}; raise publish.active_days")
-        lists = _lists(spark, warehouse, users, model, popularity, config, until)
+        scratch = _scratch(slot, name)
+        lists = _lists(spark, warehouse, histories, model, popularity, config, until, scratch)
         RECOMMENDATIONS.conform(lists).write.parquet(str(path / "data"))
         last = slot_before(warehouse, name)
         checked = check_lists(
@@ -56,6 +57,7 @@ def publish(
             _trained(popularity), spark.read.parquet(last.data) if last else None, config,
         )  # fmt: skip
         users.unpersist()
+        shutil.rmtree(scratch)
         return {
             "table": RECOMMENDATIONS.name, "run_date": str(until), "model": model_version,
             "histories": histories.name, **asdict(checked),
@@ -77,19 +79,18 @@ def _active(histories: DataFrame, until: dt.date, days: int | None) -> DataFrame
 
 
 def _lists(
-    spark: SparkSession, warehouse: Warehouse, users: DataFrame, model: Path, popularity: Path,
-    config: PublishConfig, until: dt.date,
+    spark: SparkSession, warehouse: Warehouse, histories: Version, model: Path, popularity: Path,
+    config: PublishConfig, until: dt.date, scratch: Path,
 ) -> DataFrame:  # fmt: skip
-    def lists(of: DataFrame, path: Path) -> DataFrame:
-        name = models.load(path).name
-        return top_k(of, path, config.k, config.block_users).withColumn("model", F.lit(name))
-
-    own = lists(users, model).where(F.size("items") > 0).persist()
-    cold = lists(users.join(own, "user_id", "left_anti"), popularity)
+    since = until - dt.timedelta(days=config.active_days - 1) if config.active_days else None
+    rows = top_k(
+        spark, Path(histories.data) / "known=test", model, config.k, config.block_users, scratch,
+        fallback=popularity, since=since,
+    )  # fmt: skip
     pairs = F.posexplode(F.arrays_zip("items", "scores"))
-    rows = own.unionByName(cold).select("user_id", "model", pairs.alias("position", "pair"))
     return (
-        rows.select(
+        rows.select("user_id", "model", pairs.alias("position", "pair"))
+        .select(
             F.col("user_id").alias("id"), "model", (F.col("position") + 1).alias("rank"),
             F.col("pair.items").alias("item"), F.col("pair.scores").alias("score"),
             F.lit(until).alias("run_date"),
@@ -99,6 +100,15 @@ def _lists(
         .repartition("user_id")
         .sortWithinPartitions("user_id", "rank")
     )  # fmt: skip
+
+
+def _scratch(slot: Slot, name: str) -> Path:
+    """Return the folder of a version's lists in the making, which outlives a run that is killed; drop all others."""
+    mine = slot.path / f".topk-{name}"
+    for other in slot.path.glob(".topk-*"):
+        if other != mine:
+            shutil.rmtree(other, ignore_errors=True)
+    return mine
 
 
 def _raw(spark: SparkSession, warehouse: Warehouse, table: str, id_as: str, raw_as: str) -> DataFrame:

@@ -1,4 +1,9 @@
-"""Mask, select, break ties: the numpy kernel under every top-K, in Spark, in training and behind the endpoint."""
+"""Score, mask, select, break ties: what every top-K does, in Spark, in training and behind the endpoint.
+
+A compiled kernel looks at each score once, against the worst of the k best so far. Histories are not masked in the
+matrix of scores: only an item that would enter the list is looked up. Models whose scores are dot products are never
+asked for that matrix; it is made and looked through in tiles that fit a processor's cache.
+"""
 
 from __future__ import annotations
 
@@ -7,54 +12,152 @@ from collections.abc import Iterator
 import numpy as np
 
 from recsys_spark.models.base import NO_OPINION, Floats, Ints, Recommender, UserBlock
+from recsys_spark.native import kernel
+
+_TILE_USERS, _TILE_ITEMS = 256, 2_048
+_SCAN = 32
+"""Scores that are compared with the worst of the list at once."""
 
 
-def mask_seen(scores: Floats, users: UserBlock) -> Floats:
-    """Take the items of each user's history, and the unknown item 0, out of the running, in place.
+def recommend_block(model: Recommender, users: UserBlock, k: int) -> tuple[Ints, Floats]:
+    """Return the k best unseen items of each user, best first, equal scores by smaller item id.
 
-    Args:
-        scores: [B, n_items].
+    Returns:
+        Item ids [B, k] and their scores [B, k]; item 0 with score `NO_OPINION` fills up a short list.
     """
-    inside = users.items < scores.shape[1]
-    scores[users.rows()[inside], users.items[inside]] = NO_OPINION
-    scores[:, 0] = NO_OPINION
-    return scores
+    if not model.dot_product:
+        return select_top_k(model.score(users), users, k)
+    vectors, items, eligible = model.user_vectors(users), model.item_vectors(), model.item_mask()  # type: ignore[attr-defined]
+    vectors = np.where(vectors.any(axis=1, keepdims=True), vectors, np.float32(np.nan))  # NaN is never selected
+    best = _Best(users, eligible, k)
+    for u in range(0, len(users), _TILE_USERS):
+        for i in range(0, len(items), _TILE_ITEMS):
+            best.offer(vectors[u : u + _TILE_USERS] @ items[i : i + _TILE_ITEMS].T, u, i)
+    return best.ranked()
 
 
-def select_top_k(scores: Floats, k: int) -> tuple[Ints, Floats]:
-    """Return the k best items of each row, best first, equal scores by smaller item id.
+def select_top_k(scores: Floats, users: UserBlock, k: int) -> tuple[Ints, Floats]:
+    """Return the k best of each row, without the user's history and the unknown item 0, as `recommend_block` does.
 
     Args:
         scores: [B, n_items]; `NO_OPINION` and NaN are never selected.
 
-    Returns:
-        Item ids [B, k] and their scores [B, k]; item 0 with score `NO_OPINION` fills up a short list.
-
-    >>> select_top_k(np.array([[-np.inf, 1, 3, 3]], np.float32), 2)[0]
+    >>> select_top_k(np.array([[9, 1, 3, 3, 5]], np.float32), UserBlock.of([7], [[4]]), 2)[0]
     array([[2, 3]])
     """
-    B, N = scores.shape
-    scores = np.where(np.isnan(scores), NO_OPINION, scores)
-    kth = min(k, N)
-    threshold = np.partition(scores, N - kth, axis=1)[:, N - kth, None]  # [B, 1]
-    row, item = np.nonzero((scores >= threshold) & (scores > NO_OPINION))
-    value = scores[row, item]
-    order = np.lexsort((item, -value, row))
-    row, item, value = row[order], item[order], value[order]
-    rank = np.arange(len(row)) - np.searchsorted(row, row)
-    keep = rank < k
-    items, best = np.zeros((B, k), np.int64), np.full((B, k), NO_OPINION, np.float32)
-    items[row[keep], rank[keep]] = item[keep]
-    best[row[keep], rank[keep]] = value[keep]
-    return items, best
+    best = _Best(users, np.ones(scores.shape[1], bool), k)
+    best.offer(scores, 0, 0)
+    return best.ranked()
 
 
-def recommend_block(model: Recommender, users: UserBlock, k: int) -> tuple[Ints, Floats]:
-    """Return the k best unseen items of each user of a block, [B, k], and their scores."""
-    return select_top_k(mask_seen(model.score(users), users), k)
+class _Best:
+    """The k best items so far of each user of a block: a heap per user, the worst on top."""
+
+    def __init__(self, users: UserBlock, eligible: np.ndarray, k: int) -> None:
+        self.offsets, self.seen = users.offsets, users.items[np.lexsort((users.items, users.rows()))]
+        self.eligible = eligible
+        self.items = np.zeros((len(users), k), np.int64)
+        self.scores = np.full((len(users), k), NO_OPINION, np.float32)
+        self.sizes = np.zeros(len(users), np.int64)
+
+    def offer(self, scores: Floats, first_user: int, first_item: int) -> None:
+        """Take a tile of the scores; the tiles of a user have to come in the order of the items."""
+        at = slice(first_user, first_user + len(scores))
+        _offer(
+            np.ascontiguousarray(scores, np.float32), first_item, self.offsets[first_user:], self.seen, self.eligible,
+            self.items[at], self.scores[at], self.sizes[at],
+        )  # fmt: skip
+
+    def ranked(self) -> tuple[Ints, Floats]:
+        _sort(self.items, self.scores, self.sizes)
+        return self.items, self.scores
 
 
 def blocks(users: UserBlock, size: int) -> Iterator[UserBlock]:
     """Cut a block into blocks of at most `size` users."""
     for start in range(0, len(users), size):
         yield users.take(start, min(start + size, len(users)))
+
+
+@kernel
+def _offer(scores, first_item, offsets, seen, eligible, items, best, sizes):  # type: ignore[no-untyped-def]
+    """Let the scores [b, n] of items first_item, first_item + 1, … enter the heaps of b users."""
+    k = items.shape[1]
+    for b in range(len(scores) if k else 0):
+        row = scores[b]
+        worst = best[b, 0] if sizes[b] == k else np.float32(-np.inf)
+        for start in range(0, len(row), _SCAN):
+            stop = min(start + _SCAN, len(row))
+            hits = 0
+            for j in range(start, stop):
+                hits += row[j] > worst
+            if not hits:
+                continue
+            for j in range(start, stop):
+                item = first_item + j
+                # what comes later and is only as good has the larger id, so it loses
+                if row[j] > worst and item > 0 and eligible[item]:
+                    if _contains(seen, offsets[b], offsets[b + 1], item):
+                        continue
+                    if sizes[b] < k:
+                        items[b, sizes[b]], best[b, sizes[b]] = item, row[j]
+                        sizes[b] += 1
+                        _sift_up(items[b], best[b], sizes[b] - 1)
+                    else:
+                        items[b, 0], best[b, 0] = item, row[j]
+                        _sift_down(items[b], best[b], sizes[b])
+                    if sizes[b] == k:
+                        worst = best[b, 0]
+
+
+@kernel
+def _contains(values, lo, hi, wanted):  # type: ignore[no-untyped-def]
+    """Tell whether the sorted values[lo:hi] hold a value (binary search)."""
+    end = hi
+    while lo < hi:
+        middle = (lo + hi) // 2
+        if values[middle] < wanted:
+            lo = middle + 1
+        else:
+            hi = middle
+    return lo < end and values[lo] == wanted
+
+
+@kernel
+def _worse(items, scores, a, b):  # type: ignore[no-untyped-def]
+    return scores[a] < scores[b] or (scores[a] == scores[b] and items[a] > items[b])
+
+
+@kernel
+def _swap(items, scores, a, b):  # type: ignore[no-untyped-def]
+    items[a], items[b] = items[b], items[a]
+    scores[a], scores[b] = scores[b], scores[a]
+
+
+@kernel
+def _sift_up(items, scores, at):  # type: ignore[no-untyped-def]
+    while at > 0 and _worse(items, scores, at, (at - 1) // 2):
+        _swap(items, scores, at, (at - 1) // 2)
+        at = (at - 1) // 2
+
+
+@kernel
+def _sift_down(items, scores, size):  # type: ignore[no-untyped-def]
+    at = 0
+    while 2 * at + 1 < size:
+        child = 2 * at + 1
+        if child + 1 < size and _worse(items, scores, child + 1, child):
+            child += 1
+        if not _worse(items, scores, child, at):
+            return
+        _swap(items, scores, child, at)
+        at = child
+
+
+@kernel
+def _sort(items, scores, sizes):  # type: ignore[no-untyped-def]
+    """Turn the heaps into lists, best first (heap sort)."""
+    for b in range(len(items)):
+        for last in range(sizes[b] - 1, 0, -1):
+            _swap(items[b], scores[b], 0, last)
+            _sift_down(items[b], scores[b], last)

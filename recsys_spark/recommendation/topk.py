@@ -1,59 +1,126 @@
-"""One top-K for every model, over Spark partitions: score a block, mask, select.
+"""One top-K for every model, in Spark's tasks: a row group of histories to a file of lists.
 
-Memory is bounded by block_users x items, never by users x items. Ties go to the smaller item id, so the
-lists do not depend on how the users were dealt out.
+Memory is bounded by a block of users, never by users x items, and for dot-product models not even by block x items.
+Ties go to the smaller item id, so the lists do not depend on how the users were dealt out. A run that was killed goes
+on where it stopped: a row group whose file of lists stands is not looked at again.
 """
 
 from __future__ import annotations
 
+import os
+import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
-from pyspark.sql import DataFrame
-from pyspark.sql.types import ArrayType, FloatType, IntegerType, StructField, StructType
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame, SparkSession
+from threadpoolctl import threadpool_limits
 
 from recsys_spark import models
-from recsys_spark.models.base import UserBlock
+from recsys_spark.models.base import Floats, Ints, Recommender, UserBlock
 from recsys_spark.recommendation.select import blocks, recommend_block
 
-TOP_K = StructType(
-    [
-        StructField("user_id", IntegerType()),
-        StructField("items", ArrayType(IntegerType())),
-        StructField("scores", ArrayType(FloatType())),
-    ]
-)
+TOP_K = pa.schema([
+    ("user_id", pa.int32()), ("model", pa.string()),
+    ("items", pa.list_(pa.int32())), ("scores", pa.list_(pa.float32())),
+])  # fmt: skip
 """One row per user; lists are shorter than k where fewer items can be recommended, possibly empty."""
+_COLUMNS = ["user_id", "items", "weights", "ratings"]
 
 
-def read_block(rows: pd.DataFrame) -> UserBlock:
-    """Turn rows of the `histories` table into a block."""
-    return UserBlock.of(*(rows[c].to_numpy() for c in ("user_id", "items", "weights", "ratings")))
-
-
-def top_k(histories: DataFrame, model_path: Path, k: int, block_users: int) -> DataFrame:
-    """Recommend k unseen items to every user, with the columns of `TOP_K`.
+def top_k(
+    spark: SparkSession, histories: Path, model: Path, k: int, block_users: int, out: Path,
+    *, fallback: Path | None = None, since: Any = None,
+) -> DataFrame:  # fmt: skip
+    """Recommend k unseen items to every user: rows of `TOP_K`.
 
     Args:
-        histories: rows of the `histories` table for one moment.
-        model_path: a saved model, on a disk that the executors share; each loads it once.
-        block_users: users scored at a time.
+        histories: Parquet files with the columns of the `histories` table, for one moment.
+        model: a saved model, on a disk that the executors share; each loads it once.
+        block_users: users scored at a time by a thread.
+        out: folder of the lists; made where missing. What stands in it from an earlier run of the same is kept, so
+            that its name has to say what it is of.
+        fallback: a saved model that serves whom the first does not know.
+        since: leave out users whose `last_day` is before this day.
     """
+    out.mkdir(parents=True, exist_ok=True)
+    groups = [
+        (file, group, out / f"{file.stem[:40]}-{group:05d}.parquet")
+        for file in sorted(histories.glob("*.parquet"))
+        for group in range(pq.ParquetFile(file).num_row_groups)
+    ]
+    todo = [group for group in groups if not group[2].exists()]
+    context = spark.sparkContext
+    threads = int(context.getConf().get("spark.task.cpus", "1"))
 
-    def recommend(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        model = models.load(model_path)
-        for rows in batches:
-            for users in blocks(read_block(rows), block_users):
-                items, scores = recommend_block(model, users, k)
-                n = (items > 0).sum(axis=1)
-                yield pd.DataFrame(
-                    {
-                        "user_id": users.user_id.astype(np.int32),
-                        "items": [row[:m].astype(np.int32) for row, m in zip(items, n, strict=True)],
-                        "scores": [row[:m] for row, m in zip(scores, n, strict=True)],
-                    }
-                )
+    def recommend(task: tuple[Path, int, Path]) -> None:
+        file, group, lists = task
+        load = [models.load(path) for path in (model, fallback) if path is not None]
+        aside = lists.with_name(f".{lists.name}.{uuid.uuid4().hex}")
+        with threadpool_limits(threads), pq.ParquetWriter(aside, TOP_K, compression="zstd") as writer:
+            for rows in _read(file, group, block_users * threads, since):
+                users = read_block(rows)
+                share = -(-len(users) // threads)
+                with ThreadPoolExecutor(threads) as pool:
+                    parts = pool.map(lambda part: _lists(load, part, k), blocks(users, max(1, share)))
+                    for part in parts:
+                        writer.write_batch(part)
+        os.replace(aside, lists)
 
-    return histories.select("user_id", "items", "weights", "ratings").mapInPandas(recommend, TOP_K)
+    if todo:
+        context.parallelize(todo, len(todo)).foreach(recommend)
+    return spark.read.schema(_SPARK_SCHEMA).parquet(*(str(group[2]) for group in groups))
+
+
+_SPARK_SCHEMA = "user_id int, model string, items array<int>, scores array<float>"
+
+
+def read_block(rows: pa.RecordBatch | pa.Table) -> UserBlock:
+    """Turn rows of the `histories` table into a block, its lists as they lie in memory."""
+    lists = {name: rows.column(name) for name in _COLUMNS[1:]}
+    if isinstance(rows, pa.Table):
+        lists = {name: column.combine_chunks() for name, column in lists.items()}
+    offsets = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(pc.list_value_length(lists["items"]).to_numpy(zero_copy_only=False), out=offsets[1:])
+    items, weights, ratings = (lists[n].flatten().to_numpy(zero_copy_only=False) for n in _COLUMNS[1:])
+    return UserBlock(
+        rows.column("user_id").to_numpy().astype(np.int64), offsets, items.astype(np.int64),
+        weights.astype(np.float32, copy=False), ratings.astype(np.float32, copy=False),
+    )  # fmt: skip
+
+
+def _read(file: Path, group: int, size: int, since: Any) -> Iterator[pa.RecordBatch]:
+    columns = _COLUMNS if since is None else [*_COLUMNS, "last_day"]
+    for batch in pq.ParquetFile(file).iter_batches(size, [group], columns):
+        if since is not None:
+            batch = batch.filter(pc.greater_equal(batch.column("last_day"), pa.scalar(since)))
+        if len(batch):
+            yield batch
+
+
+def _lists(load: list[Recommender], users: UserBlock, k: int) -> pa.RecordBatch:
+    items, scores = recommend_block(load[0], users, k)
+    names = np.full(len(users), load[0].name, object)
+    cold = np.flatnonzero(~(items > 0).any(axis=1))
+    if len(cold) and len(load) > 1:
+        nobody = UserBlock.of(users.user_id[cold], [users.items[users.offsets[b] : users.offsets[b + 1]] for b in cold])
+        items[cold], scores[cold] = recommend_block(load[1], nobody, k)
+        names[cold] = load[1].name
+    return to_batch(users.user_id, names, items, scores)
+
+
+def to_batch(user_id: Ints, names: np.ndarray, items: Ints, scores: Floats) -> pa.RecordBatch:
+    """Return lists [B, k], filled up with item 0, as rows of `TOP_K`."""
+    filled = items > 0
+    offsets = pa.array(np.concatenate([[0], np.cumsum(filled.sum(axis=1))]), pa.int32())
+    columns = [
+        pa.array(user_id, pa.int32()), pa.array(names, pa.string()),
+        pa.ListArray.from_arrays(offsets, pa.array(items[filled], pa.int32())),
+        pa.ListArray.from_arrays(offsets, pa.array(scores[filled], pa.float32())),
+    ]  # fmt: skip
+    return pa.RecordBatch.from_arrays(columns, schema=TOP_K)

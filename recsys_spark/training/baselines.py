@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +12,90 @@ from pyspark.sql import SparkSession
 
 from recsys_spark import models
 from recsys_spark.config import Config
-from recsys_spark.dataset.build import Dataset
+from recsys_spark.dataset.build import Dataset, numbered_items
+from recsys_spark.errors import ConfigError
+from recsys_spark.models.base import TrainingData
+from recsys_spark.schemas import ITEM_IDS, ITEMS
 from recsys_spark.warehouse import Version, Warehouse, fingerprint
+
+Log = Callable[[int, dict[str, float]], None]
+"""Takes the number of a step, such as an iteration, and its figures."""
 
 
 def train_baseline(
-    spark: SparkSession, warehouse: Warehouse, config: Config, dataset: Dataset, name: str
+    spark: SparkSession, warehouse: Warehouse, config: Config, dataset: Dataset, name: str, log: Log | None = None
 ) -> tuple[Version, bool]:
-    """Return the version of a baseline fitted on the training part's core, and whether it was made now."""
+    """Return the version of a baseline fitted on the training part's core, and whether it was made now.
+
+    Raises:
+        ConfigError: it builds on a model that `train.baselines` does not name before it.
+    """
     settings = models.model_config(name, config)
-    code = ("models/base.py", f"models/{name}.py")
     day = dataset.name[:10]
-    version = f"{day}-{fingerprint(code, dataset.name, settings.model_dump(), config.seed)}"
+    used = {need: _input(warehouse, dataset, name, need) for need in models.needs_of(name, settings)}
+    inputs = {need: version.name if version else None for need, version in used.items()}
+    code = ("models/base.py", "models/blocks.py", "native.py", models.code_of(name))
+    version_name = f"{day}-{fingerprint(code, dataset.name, settings.model_dump(), config.seed, inputs)}"
 
     def build(path: Path) -> dict[str, Any]:
         start = time.perf_counter()
-        rows = spark.read.parquet(dataset.interactions.data).where("split = 'train' and in_core")
-        model = models.module_of(name).fit(rows, settings, config.seed)
-        model.save(path)
-        seconds = time.perf_counter() - start
-        return {"model": name, "config": settings.model_dump(), "dataset": dataset.name, "seconds": seconds}
+        steps: list[tuple[int, dict[str, float]]] = []
+        scratch = path / "scratch"
+        scratch.mkdir()
+        items, previous = used.get("items"), used.get("previous")
+        data = TrainingData(
+            interactions=spark.read.parquet(dataset.interactions.data).where("split = 'train' and in_core"),
+            seed=config.seed,
+            scratch=scratch,
+            items=numbered_items(spark, warehouse, items, dataset.interactions) if items else None,
+            histories=spark.read.parquet(dataset.histories.data) if "histories" in used else None,
+            models={n.removeprefix("models/"): v.path for n, v in used.items() if v and n.startswith("models/")},
+            previous=previous.path if previous else None,
+            log=lambda step, figures: steps.append((step, figures)),
+        )
+        models.module_of(name).fit(data, settings).save(path)
+        shutil.rmtree(scratch)
+        return {
+            "model": name, "config": settings.model_dump(), "dataset": dataset.name, "inputs": inputs,
+            "item_ids": _item_ids(warehouse, dataset), "steps": steps, "seconds": time.perf_counter() - start,
+        }  # fmt: skip
 
-    return warehouse.slot(f"models/{name}", date=day).materialize(version, build)
+    version, made = warehouse.slot(f"models/{name}", date=day).materialize(version_name, build)
+    if log is not None:
+        for step, figures in version.manifest["steps"]:
+            log(step, figures)
+    return version, made
+
+
+def _input(warehouse: Warehouse, dataset: Dataset, name: str, need: str) -> Version | None:
+    """Return the version that a model's `need` stands for; see `TrainingData`."""
+    day = dataset.name[:10]
+    if need == "histories":
+        return dataset.histories
+    if need == "items":
+        return warehouse.slot(ITEMS.name).require("run jobs/ingest.py first")
+    if need == "previous":
+        return _previous(warehouse, dataset, name)
+    part = warehouse.slot(need, date=day).current()
+    if part is None or part.manifest["dataset"] != dataset.name:
+        raise ConfigError(f"{name} builds on {need.removeprefix('models/')}: name it before {name} in train.baselines")
+    return part
+
+
+def _previous(warehouse: Warehouse, dataset: Dataset, name: str) -> Version | None:
+    """Return the model of the newest earlier night, unless its dictionary of items is no longer the one there is."""
+    earlier = [day for day in warehouse.keys(f"models/{name}", "date") if day < dataset.name[:10]]
+    found = warehouse.slot(f"models/{name}", date=earlier[-1]).current() if earlier else None
+    if found is None or found.manifest.get("item_ids") is None:
+        return None
+    written = found.manifest["item_ids"]
+    standing = warehouse.slot(ITEM_IDS.name).version(written["name"])
+    same = standing is not None and standing.manifest["created_at"] == written["created_at"]
+    return found if same else None
+
+
+def _item_ids(warehouse: Warehouse, dataset: Dataset) -> dict[str, str]:
+    """Name the dictionary of items that the model's ids are from, so that no later night mistakes another for it."""
+    version = warehouse.slot(ITEM_IDS.name).version(dataset.interactions.manifest[ITEM_IDS.name])
+    assert version is not None
+    return {"name": version.name, "created_at": version.manifest["created_at"]}

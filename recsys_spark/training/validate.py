@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys_spark.evaluation.metrics import evaluate_lists
@@ -13,6 +14,7 @@ from recsys_spark.recommendation.select import blocks, recommend_block
 from recsys_spark.recommendation.topk import read_block
 
 K = 10
+_COLUMNS = ["user_id", "items", "weights", "ratings"]
 _BLOCK_USERS = 512
 
 
@@ -26,14 +28,16 @@ class Validation:
             histories: rows of the `histories` table.
             most: users over all ranks; more are sampled down to it, the same sample on every rank.
         """
-        table = pq.read_table(histories / "known=train", columns=["user_id", "items", "weights", "ratings", "held_out"])
-        rows = table.to_pandas()
-        rows = rows[(rows["held_out"].str.len() > 0) & (rows["items"].str.len() > 0)].sort_values("user_id")
-        if len(rows) > most:
-            rows = rows.sample(most, random_state=seed).sort_values("user_id")
-        rows = rows.iloc[rank::size]
+        table = pq.read_table(histories / "known=train", columns=[*_COLUMNS, "held_out"])
+        held, known = (pc.list_value_length(table[name]).to_numpy() for name in ("held_out", "items"))
+        chosen = np.flatnonzero((held > 0) & (known > 0))
+        chosen = chosen[np.argsort(table["user_id"].to_numpy()[chosen])]
+        if len(chosen) > most:
+            drawn = np.random.default_rng(seed).choice(len(chosen), most, replace=False)
+            chosen = chosen[np.sort(drawn)]
+        rows = table.take(chosen[rank::size])
         self.users = read_block(rows)
-        self.truth = list(rows["held_out"])
+        self.truth = rows["held_out"].to_pylist()
 
     def ndcg_sum(self, model: Recommender) -> tuple[float, int]:
         """Return the sum of NDCG@10 over this rank's users, and how many they are."""

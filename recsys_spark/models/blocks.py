@@ -1,0 +1,113 @@
+"""The interactions as blocks of rows in CSR on the shared disk, packed once and memory-mapped from then on.
+
+Two passes, both in Spark's tasks and none of it through a Spark shuffle: every partition of the interactions is written
+once sorted by block of users, and once by block of items; then every block gathers its pieces and sorts them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyspark import TaskContext
+from pyspark.sql import DataFrame
+
+from recsys_spark.native import kernel
+
+
+@dataclass(frozen=True)
+class Side:
+    """The users, or the items: ids 0 to `rows` - 1, in blocks of `height` rows, and their files."""
+
+    name: str
+    rows: int
+    height: int
+    folder: Path
+
+    @classmethod
+    def of(cls, name: str, rows: int, blocks: int, folder: Path, unit: int = 1) -> Side:
+        """Cut into at most `blocks` blocks, each of a multiple of `unit` rows."""
+        return cls(name, rows, unit * math.ceil(rows / blocks / unit), folder)
+
+    @property
+    def blocks(self) -> int:
+        return math.ceil(self.rows / self.height)
+
+    def csr(self, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Map a block: indptr [height + 1], ids of the other side [E], values [E]."""
+        parts = ("indptr", "indices", "values")
+        # "c": the kernels are compiled for arrays that could be written to
+        indptr, indices, values = (np.load(self._block(block, part), mmap_mode="c") for part in parts)
+        return np.asarray(indptr), np.asarray(indices), np.asarray(values)
+
+    def _block(self, block: int, part: str) -> Path:
+        return self.folder / f"{self.name}-{block:05d}-{part}.npy"
+
+    def piece(self, partition: int, part: str) -> Path:
+        return self.folder / f"piece-{self.name}-{partition:05d}-{part}.npy"
+
+    def write_piece(self, partition: int, own: np.ndarray, other: np.ndarray, values: np.ndarray) -> None:
+        """Write a partition's entries, sorted by block, and where each block begins."""
+        block = own // self.height
+        order = _stable_order(block, self.blocks)
+        np.save(self.piece(partition, "entries"), np.stack([own[order], other[order], values[order].view(np.int32)]))
+        np.save(self.piece(partition, "starts"), np.searchsorted(block[order], np.arange(self.blocks + 1)))
+
+    def write_block(self, block: int, partitions: int, other_rows: int) -> None:
+        """Gather a block's entries and write them in CSR, sorted by row, then by the other side's id."""
+        pieces = []
+        for partition in range(partitions):
+            starts = np.load(self.piece(partition, "starts"))
+            entries = np.load(self.piece(partition, "entries"), mmap_mode="r")
+            pieces.append(entries[:, starts[block] : starts[block + 1]])
+        own, other, values = np.concatenate(pieces, axis=1)
+        own -= block * self.height
+        order = _stable_order(other, other_rows)
+        order = order[_stable_order(own[order], self.height)]
+        np.save(self._block(block, "indptr"), np.searchsorted(own[order], np.arange(self.height + 1)))
+        np.save(self._block(block, "indices"), other[order])
+        np.save(self._block(block, "values"), values[order].view(np.float32))
+
+
+def pack(rows: DataFrame, users: Side, items: Side) -> None:
+    """Write the blocks of both sides.
+
+    Args:
+        rows: `user_id`, `item_id` (int) and `value` (float).
+    """
+    spark = rows.sparkSession.sparkContext
+
+    def split(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        schema = pa.schema([("user_id", pa.int32()), ("item_id", pa.int32()), ("value", pa.float32())])
+        table = pa.Table.from_batches(batches, schema)
+        user, item, value = (table[name].to_numpy() for name in schema.names)
+        partition = TaskContext.get().partitionId()
+        users.write_piece(partition, user, item, value)
+        items.write_piece(partition, item, user, value)
+        yield pa.RecordBatch.from_arrays([pa.array([partition])], ["partition"])
+
+    partitions = len(rows.mapInArrow(split, "partition long").collect())
+    jobs = [(side, other, block) for side, other in ((users, items), (items, users)) for block in range(side.blocks)]
+    spark.parallelize(jobs, len(jobs)).foreach(lambda job: job[0].write_block(job[2], partitions, job[1].rows))
+    for file in users.folder.glob("piece-*"):
+        file.unlink()
+
+
+@kernel
+def _stable_order(keys, n):  # type: ignore[no-untyped-def]
+    """Return the stable order of integer keys from 0 to n - 1 (counting sort)."""
+    at = np.zeros(n + 1, np.int64)
+    for k in keys:
+        at[k + 1] += 1
+    for k in range(n):
+        at[k + 1] += at[k]
+    order = np.empty(len(keys), np.int64)
+    for i in range(len(keys)):
+        k = keys[i]
+        order[at[k]] = i
+        at[k] += 1
+    return order
