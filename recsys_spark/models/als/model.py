@@ -27,6 +27,7 @@ class Config(Section):
     iterations: int = Field(15, ge=1)
     """Each solves the users, then the items."""
     regularization: float = Field(0.05, ge=0)
+    """Weight of the factors' squared length in what is minimised."""
     scale_regularization: bool = True
     """Multiply it by the number of a user's or item's interactions, as MLlib does; false: the same for all."""
     alpha: float = Field(1.0, gt=0)
