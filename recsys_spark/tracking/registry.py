@@ -6,15 +6,12 @@ import contextlib
 import io
 import warnings
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
 import pandas as pd
-import pyarrow
-import pydantic
-import yaml
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
@@ -32,6 +29,8 @@ _ROLLED_BACK = "recsys.rolled_back"
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the codes of no such model, no such alias
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 
+_SCORING = ("numpy", "scipy", "numba", "pandas", "pyarrow", "pydantic", "PyYAML", "mlflow")
+"""What a registered model needs to answer; deep ones need torch as well."""
 _SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.string, "user_id"), ColSpec(DataType.long, "k", required=False)]),
     outputs=Schema([ColSpec(Array(DataType.string), "items"), ColSpec(Array(DataType.double), "scores")]),
@@ -65,12 +64,9 @@ def register(run: TrackedRun, name: str, version: Path, serving: Path, popularit
     found = find(store, version.name)
     if found is not None:
         return found
-    packages = {"numpy": np, "pandas": pd, "pyarrow": pyarrow, "pydantic": pydantic, "pyyaml": yaml, "mlflow": mlflow}
-    requirements = [f"{p}=={m.__version__}" for p, m in packages.items()]
+    requirements = [f"{package}=={metadata.version(package)}" for package in _SCORING]
     if name in DEEP:
-        import torch
-
-        requirements.append(f"torch=={torch.__version__.split('+')[0]}")
+        requirements.append(f"torch=={metadata.version('torch').split('+')[0]}")
     # both talk to the terminal about what is meant to be so; what fails raises
     with store.active(), warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
