@@ -26,9 +26,10 @@ from recsys_spark.models import load, module_of
 from recsys_spark.models.base import UserBlock
 from recsys_spark.models.torch_recommender import TorchRecommender
 from recsys_spark.pipeline import erasure, job, stages
+from recsys_spark.pipeline.context import StageResult
 from recsys_spark.pipeline.nightly import nightly
 from recsys_spark.training import checkpoint
-from recsys_spark.warehouse import MANIFEST, Warehouse, exclusive
+from recsys_spark.warehouse import ERASING, MANIFEST, Warehouse, exclusive
 
 FAST = ("train.deep=[]", "train.baselines=[popularity]", "evaluation.replicates=100")
 
@@ -36,8 +37,9 @@ FAST = ("train.deep=[]", "train.baselines=[popularity]", "evaluation.replicates=
 def run(stage, config, *arguments, options=None):
     """Run a job in this process: its exit code, its last line and everything that it said."""
     out = io.StringIO()
+    alone = stage is erasure.erase_user
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        code = job.run("test", stage, "", ["--config", str(config), *arguments], options=options)
+        code = job.run("test", stage, "", ["--config", str(config), *arguments], options=options, alone=alone)
     text = out.getvalue()
     return code, json.loads(text.strip().splitlines()[-1]) if code == 0 else None, text
 
@@ -238,6 +240,35 @@ def test_it_is_refused_while_another_run_writes(made):
         with exclusive(folder):
             code, _, text = erase(config, "u0000001", overrides=FAST)
         assert code == 1 and "another run is writing it" in text
+
+
+def test_jobs_run_beside_each_other_and_never_beside_an_erasure(made, monkeypatch):
+    root, config, warehouse = made
+    codes = {}
+
+    def beside(name, result):
+        """Start a job that only notes that it ran, and an erasure."""
+        codes[name] = run(lambda *_: StageResult(), config), erase(config, "u0000001", overrides=FAST)
+        return result
+
+    assert run(lambda *_: beside("a job", StageResult()), config)[0] == 0
+    job_code, (code, _, text) = codes["a job"][0][0], codes["a job"][1]
+    assert (job_code, code) == (0, 1) and "another run is writing it" in text
+
+    original = module.find_registry  # the first thing that an erasure reads
+    monkeypatch.setattr(module, "find_registry", lambda store: beside("an erasure", original(store)))
+    nobody = "nobody-at-all"
+    assert run(erasure.erase_user, config, "--user", nobody, *FAST, options=erasure.OPTIONS)[0] == 0
+    (code, _, text), (second, _, _) = codes["an erasure"]
+    assert (code, second) == (1, 1) and "people are being erased from it; wait" in text and "Traceback" not in text
+
+    with exclusive(warehouse.root / ERASING):
+        monkeypatch.setenv("HOROVOD_RANK", "1")  # rank 0 speaks for the others
+        assert job.run("test", lambda *_: StageResult(), "", ["--config", str(config)]) == 0
+
+    monkeypatch.undo()
+    code, _, text = erase(config, nobody, overrides=[f"root={root}/warehouse/mistyped"])
+    assert code == 1 and "no such warehouse" in text
 
 
 def test_arguments_that_name_nobody_are_refused(made, tmp_path, monkeypatch):

@@ -7,14 +7,12 @@ every file then counts what is left, and the proof is written.
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import json
-import resource
 import secrets
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +23,8 @@ from pyspark.sql import SparkSession
 
 from recsys_spark import models
 from recsys_spark.config import LogConfig
-from recsys_spark.erasure.artifacts import Registry, erase_from_artifacts, trained_models
+from recsys_spark.erasure.alone import alone
+from recsys_spark.erasure.artifacts import Registry, erase_from_artifacts, find_registry, trained_models
 from recsys_spark.erasure.manifests import update_manifests
 from recsys_spark.erasure.people import TOMBSTONE, People
 from recsys_spark.erasure.quarantined import RowText
@@ -35,12 +34,12 @@ from recsys_spark.erasure.samples import erase_from_sample, hashes_of
 from recsys_spark.erasure.weights import erase_from_checkpoint, erase_from_model
 from recsys_spark.errors import RunError
 from recsys_spark.log.suppression import SALT, TABLE
-from recsys_spark.warehouse import Version, Warehouse, exclusive
+from recsys_spark.tracking.store import Store
+from recsys_spark.warehouse import Version, Warehouse
 
 PROOF = "proof.json"
 _DICTIONARY = "user_ids"
 _SCRATCH = ("champions", ".spark-checkpoints")
-_SPARE_FILES = 512  # that this process may need open beside the locks
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -54,22 +53,23 @@ class Erased:
 
 
 def erase(
-    spark: SparkSession, warehouse: Warehouse, config: LogConfig, given: Iterable[str], registry: Registry, day: dt.date
+    spark: SparkSession, warehouse: Warehouse, config: LogConfig, given: Iterable[str], store: Store, day: dt.date
 ) -> Erased:
     """Erase people, all of them or, killed half way, the rest of them the next time.
 
     Args:
         given: user ids as the log has them.
-        registry: where registered models lie; those that lie elsewhere are named in the proof.
+        store: knows where registered models lie; those that lie elsewhere are named in the proof.
         day: the day from which `log.privacy.retrain_days` are counted.
 
     Raises:
         RunError: another run is writing the warehouse; or rows of them are left, because one began meanwhile.
     """
     root = warehouse.root.absolute()
-    if not root.is_dir():
+    if not any(root.glob("[!.]*")):  # a job that was given a wrong root has left no more there than its lock
         raise RunError(f"{root}: there is no such warehouse; mend root in the configuration")
-    with _alone(root):
+    with alone(root):
+        registry = find_registry(store)
         salt = _salt(warehouse)
         people = People.of(given, config.privacy, salt)
         _remember(warehouse, people, salt, None)
@@ -99,27 +99,6 @@ def erase(
                 "rows were written while they were erased; wait for the other run to end, and run this again"
             )
         return Erased(_remember(warehouse, people, salt, proof), proof)
-
-
-@contextlib.contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Hold the lock of everything that was ever written, so that no run writes while people are erased."""
-    whole = [root / ".night", root / ".erasing"]
-    slots = [lock.parent for lock in sorted(root.rglob(".lock")) if lock.parent not in (*whole, root / TABLE)]
-    _allow_files(len(slots) + _SPARE_FILES)
-    with contextlib.ExitStack() as held:
-        for folder in [*whole, *slots]:
-            held.enter_context(exclusive(folder))
-        yield
-
-
-def _allow_files(needed: int) -> None:
-    """Raise this process's limit of open files: each lock is one, and a year of days has thousands."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        if hard != resource.RLIM_INFINITY and hard < needed:
-            raise RunError(f"the warehouse has {needed} locks, this process may open {hard} files; raise `ulimit -Hn`")
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _salt(warehouse: Warehouse) -> str:

@@ -8,7 +8,6 @@ import os
 import sys
 from pathlib import Path
 
-from recsys_spark.erasure.artifacts import find_registry
 from recsys_spark.erasure.erase import PROOF, erase
 from recsys_spark.errors import ConfigError
 from recsys_spark.pipeline.context import Context, StageResult
@@ -27,8 +26,7 @@ def erase_user(context: Context, arguments: argparse.Namespace) -> StageResult:
     if not given:
         raise ConfigError("no user id to erase; give --user ID, or --users-file with an id a line")
     day = context.night or dt.datetime.now(dt.UTC).date()
-    registry = find_registry(context.store)
-    done = erase(context.spark, context.warehouse, context.config.log, given, registry, day)
+    done = erase(context.spark, context.warehouse, context.config.log, given, context.store, day)
     proof = done.proof
     return StageResult(
         inputs={"people": proof["people"]},
