@@ -1,8 +1,8 @@
 """Erase people from a warehouse and from the registered models: all versions of all tables, not only live ones.
 
 The order makes it one that can be killed anywhere and run again: first the digests of who goes, so that no night
-brings them back; then whatever is found by dense ids; last the dictionary that gives these ids. A second look at
-every file then counts what is left, and the proof is written.
+brings them back; then whatever is found by dense ids; then a second look at every file, which has to find nothing;
+last the dictionary that gives these ids, and the proof.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from recsys_spark.erasure.quarantined import RowText
 from recsys_spark.erasure.rows import ASIDE, FileResult, Task, blank_names, dense_ids, erase_rows
 from recsys_spark.erasure.samples import FILE as SAMPLE
 from recsys_spark.erasure.samples import erase_from_sample, hashes_of
-from recsys_spark.erasure.weights import erase_from_checkpoint, erase_from_model
+from recsys_spark.erasure.weights import erase_from_model
 from recsys_spark.errors import RunError
-from recsys_spark.log.suppression import SALT, TABLE
+from recsys_spark.log.suppression import FINISHED, SALT, TABLE, erased_count
 from recsys_spark.tracking.store import Store
 from recsys_spark.warehouse import Version, Warehouse
 
@@ -79,10 +79,14 @@ def erase(
         samples = _erase_samples(spark, root, people)
         found = _sweep(spark, root, task)
         update_manifests(root, found)
-        names = _blank_dictionary(spark, root, people, task.ids)
-        models.load.cache_clear()
         left = _sweep(spark, root, task)
         update_manifests(root, left)
+        if any(result.removed for result in left):  # while the dictionary still says by which ids to find more
+            raise RunError(
+                "rows were written while they were erased; wait for the other run to end, and run this again"
+            )
+        names = _blank_dictionary(spark, root, people, task.ids)
+        models.load.cache_clear()
         tables = _tables(root, [*found, *names], left)
         proof = {
             "erased_at": dt.datetime.now(dt.UTC).isoformat(),
@@ -94,10 +98,6 @@ def erase(
             "retrain_by": str(day + dt.timedelta(days=config.privacy.retrain_days)),
             "trained_before": [*trained_models(warehouse), *registry.versions],
         }
-        if any(result.removed for result in left):
-            raise RunError(
-                "rows were written while they were erased; wait for the other run to end, and run this again"
-            )
         return Erased(_remember(warehouse, people, salt, proof), proof)
 
 
@@ -123,7 +123,8 @@ def _remember(warehouse: Warehouse, people: People, salt: str, proof: dict[str, 
         if proof is not None:
             (path / PROOF).write_text(json.dumps(proof, indent=1), encoding="utf-8")
         counted = {u: under.count(u) for u in sorted(set(under))}
-        return {"table": TABLE, "rows": len(entries), "under": counted, SALT: salt, "proof": proof is not None}
+        finished = len(entries) if proof is not None else erased_count(warehouse)
+        return {"table": TABLE, "rows": len(entries), FINISHED: finished, "under": counted, SALT: salt}
 
     number = max((int(v.name[1:]) for v in slot.versions()), default=0) + 1
     return slot.materialize(f"v{number:06d}", build)[0]
@@ -166,11 +167,13 @@ def _sweep(spark: SparkSession, root: Path, task: Task) -> list[FileResult]:
 def _erase_models(spark: SparkSession, root: Path, registry: Registry, task: Task) -> dict[str, int]:
     ids = list(task.ids)
     saved = [card.parent for card in root.glob("models/*/date=*/*/model.json")]
-    unfinished = [(path, path.parent.parent.name) for path in root.glob("checkpoints/*/*/[!.]*.pt")]
+    unfinished = [path for path in root.glob("checkpoints/*/[!.]*") if ids]  # what they learnt is in all their weights
+    for path in unfinished:
+        shutil.rmtree(path)
     carried = _spread(spark, registry.folders, lambda folder: erase_from_artifacts(folder, task))
     return {
         "warehouse": sum(_spread(spark, saved, lambda folder: erase_from_model(folder, ids))),
-        "checkpoints": sum(_spread(spark, unfinished, lambda file: erase_from_checkpoint(*file, ids))) if ids else 0,
+        "checkpoints": len(unfinished),
         "registry": sum(done["known"] for done in carried),
         "registry_rows": sum(done["rows"] for done in carried),
     }

@@ -49,45 +49,12 @@ def erase_from_model(folder: Path, ids: list[int]) -> int:
     return known
 
 
-def erase_from_checkpoint(path: Path, name: str, ids: list[int]) -> int:
-    """Zero the people's rows in a checkpoint of an unfinished training, weights and Adam's moments alike.
-
-    Returns:
-        How many of the people had a row that was not zero.
-    """
-    import torch
-
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    network = state["network"]
-    tables = [n for n in user_tables(name) if n in network]
-    users = max((len(network[n]) for n in tables), default=0)
-    there = [i for i in ids if i < users]
-    held = [network[n] for n in tables]
-    if "optimizer" in state:
-        moments = state["optimizer"]["state"]
-        places = [i for i, n in enumerate(_parameters(name, network)) if n in tables]
-        held += [t for i in places for t in moments.get(i, {}).values() if t.dim() == 2 and len(t) == users]
-    known = sum(any(bool(t[i].any()) for t in held) for i in there)
-    if known:
-        for tensor in held:
-            tensor[there] = 0
-        with replacing(path) as aside, open(aside, "wb") as opened:
-            torch.save(state, opened)
-    return known
-
-
 def user_tables(name: str) -> list[str]:
     """Return the names of a model's tables of users in its state."""
     from torch import nn
 
     modules = _network(name).named_modules()
     return [f"{n}.weight" for n, m in modules if n.startswith("user") and isinstance(m, nn.Embedding)]
-
-
-def _parameters(name: str, state: dict[str, Any]) -> list[str]:
-    """Return the names of the parameters in the optimizer's order, which is that of the state without buffers."""
-    buffers = {n for n, _ in _network(name).named_buffers()}
-    return [n for n in state if n not in buffers]
 
 
 def _network(name: str) -> Any:

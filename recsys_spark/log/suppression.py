@@ -26,6 +26,8 @@ from recsys_spark.warehouse import Version, Warehouse
 
 TABLE = "erasures"
 SALT = "salt"
+FINISHED = "finished"
+"""In the manifest: how many entries the last erasure that came to its end has left."""
 ROUNDS = 1_000
 ENTRIES = StructType([StructField("under", StringType()), StructField("digest", StringType())])
 """A row per erased id and key: `under` is a key's id or `salt`."""
@@ -58,6 +60,17 @@ def digest_under_salt(salt: str, user: str) -> str:
     for _ in range(ROUNDS):
         digest = hashlib.sha256(salt.encode() + digest.encode()).hexdigest()
     return digest
+
+
+def erased_count(warehouse: Warehouse) -> int:
+    """Return how many people were erased; 0 where nobody was.
+
+    It belongs into the fingerprint of a model: the tables of an old data set keep their names when people are taken
+    out, and a model that learnt from those people would be found again instead of being trained again. An erasure
+    that was killed does not count before it is finished, because until then a model may still learn from them.
+    """
+    version = warehouse.slot(TABLE).current()
+    return version.manifest.get(FINISHED, version.manifest["rows"]) if version else 0
 
 
 def suppressed(spark: SparkSession, warehouse: Warehouse, config: LogConfig) -> DataFrame | None:
