@@ -18,9 +18,9 @@ from night import published, write_config
 from recsys_spark.config import LogConfig
 from recsys_spark.erasure import erase as module
 from recsys_spark.erasure.people import TOMBSTONE, People
+from recsys_spark.erasure.profiles import erase_from_figures, erase_from_sample, hashes_of
 from recsys_spark.erasure.quarantined import RowText
 from recsys_spark.erasure.rows import Task, erase_rows
-from recsys_spark.erasure.samples import erase_from_sample, hashes_of
 from recsys_spark.erasure.weights import erase_from_model
 from recsys_spark.models import load, module_of
 from recsys_spark.models.base import UserBlock
@@ -447,6 +447,21 @@ def test_a_hash_in_a_sample_gives_its_place_to_another(spark, tmp_path):
     assert len(new) == 4 and (np.diff(new.astype(float)) > 0).all() and hashes[0] not in new
     assert len(np.intersect1d(new, sample)) == 3
     assert erase_from_sample(tmp_path / "users.npy", hashes) == 0
+
+
+def test_an_id_in_a_histogram_becomes_another_value(tmp_path):
+    def histogram(**values):
+        return {"numeric": False, "values": values, "other": 1, "missing": 0}
+
+    path = tmp_path / "profile.json"
+    path.write_text(
+        json.dumps({"events": 9, "histograms": {"seller": histogram(u1=2, u12=3), "user_id": histogram(u5=3)}})
+    )
+    assert erase_from_figures(path, people_of("u1")) == 2
+    assert json.loads(path.read_text())["histograms"] == {
+        "seller": histogram(u12=3) | {"other": 3}, "user_id": histogram() | {"other": 4},
+    }  # fmt: skip
+    assert erase_from_figures(path, people_of("u1")) == 0
 
 
 def test_what_is_said_of_people_tells_nobody():

@@ -27,12 +27,12 @@ from recsys_spark.erasure.alone import alone
 from recsys_spark.erasure.artifacts import Registry, erase_from_artifacts, find_registry, trained_models
 from recsys_spark.erasure.manifests import update_manifests
 from recsys_spark.erasure.people import TOMBSTONE, People
+from recsys_spark.erasure.profiles import FIGURES, SAMPLE, erase_from_figures, erase_from_sample, hashes_of
 from recsys_spark.erasure.quarantined import RowText
 from recsys_spark.erasure.rows import ASIDE, FileResult, Task, blank_names, dense_ids, erase_rows
-from recsys_spark.erasure.samples import FILE as SAMPLE
-from recsys_spark.erasure.samples import erase_from_sample, hashes_of
 from recsys_spark.erasure.weights import erase_from_model
 from recsys_spark.errors import RunError
+from recsys_spark.log.profile import PROFILES
 from recsys_spark.log.suppression import FINISHED, SALT, TABLE, erased_count
 from recsys_spark.tracking.store import Store
 from recsys_spark.warehouse import Version, Warehouse
@@ -76,7 +76,7 @@ def erase(
         _clear(spark, root)
         task = Task(people, _dense_ids(spark, root, people), RowText.of(config))
         known = _erase_models(spark, root, registry, task)
-        samples = _erase_samples(spark, root, people)
+        profiles = _erase_profiles(spark, root, people)
         found = _sweep(spark, root, task)
         update_manifests(root, found)
         left = _sweep(spark, root, task)
@@ -92,7 +92,7 @@ def erase(
             "erased_at": dt.datetime.now(dt.UTC).isoformat(),
             "people": people.references,
             "tables": tables,
-            "samples": samples,
+            "profiles": profiles,
             "models": known,
             "unreachable": list(registry.unreachable),
             "retrain_by": str(day + dt.timedelta(days=config.privacy.retrain_days)),
@@ -179,12 +179,11 @@ def _erase_models(spark: SparkSession, root: Path, registry: Registry, task: Tas
     }
 
 
-def _erase_samples(spark: SparkSession, root: Path, people: People) -> int:
-    samples = sorted(p for p in root.glob(f"*/**/{SAMPLE}") if not p.relative_to(root).parts[0].startswith("."))
-    if not samples:
-        return 0
+def _erase_profiles(spark: SparkSession, root: Path, people: People) -> int:
+    samples, figures = (sorted(root.glob(f"{PROFILES}/**/{name}")) for name in (SAMPLE, FIGURES))
     hashes = hashes_of(spark, people)
-    return sum(_spread(spark, samples, lambda path: erase_from_sample(path, hashes)))
+    found = _spread(spark, samples, lambda path: erase_from_sample(path, hashes))
+    return sum(found) + sum(_spread(spark, figures, lambda path: erase_from_figures(path, people)))
 
 
 def _blank_dictionary(spark: SparkSession, root: Path, people: People, ids: tuple[int, ...]) -> list[FileResult]:

@@ -40,7 +40,7 @@ def erase_user(context: Context, arguments: argparse.Namespace) -> StageResult:
             **{name: table["before"] for name, table in proof["tables"].items()},
             "rows": sum(table["before"] for table in proof["tables"].values()),
             "left": sum(table["after"] for table in proof["tables"].values()),
-            "samples": proof["samples"],
+            "profiles": proof["profiles"],
             **{f"models_{name}": n for name, n in proof["models"].items()},
             "models_to_train_again": len(proof["trained_before"]),
         },
