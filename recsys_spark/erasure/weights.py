@@ -23,7 +23,7 @@ def erase_from_model(folder: Path, ids: list[int]) -> int:
     """Zero the people's rows in a saved model, and let it know that it does not know them.
 
     Returns:
-        How many of the people it knew.
+        Of how many of the people it held anything.
     """
     name = read_card(folder)["model"]
     if name not in models.DEEP or not ids:
@@ -35,18 +35,19 @@ def erase_from_model(folder: Path, ids: list[int]) -> int:
     there = [i for i in ids if i < len(trained["users"])]
     state = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
     tables = [n for n in user_tables(name) if n in state and len(state[n]) == len(trained["users"])]
+    held = {i for i in there if any(bool(state[n][i].any()) for n in tables)}
+    known = {i for i in there if trained["users"][i]}
     # the weights first: killed in between, the person is known by a row of zeros, and found again
-    if any(state[n][there].any() for n in tables):
+    if held:
         for n in tables:
             state[n][there] = 0
         with replacing(folder / WEIGHTS) as aside, open(aside, "wb") as opened:
             torch.save(state, opened)
-    known = int(trained["users"][there].sum())
     if known:
         trained["users"][there] = False
         with replacing(folder / TRAINED) as aside, open(aside, "wb") as opened:
             np.savez(opened, **trained)
-    return known
+    return len(held | known)
 
 
 def user_tables(name: str) -> list[str]:
