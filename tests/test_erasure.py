@@ -369,41 +369,6 @@ def people_of(*names):
 JSON = RowText(False, ",", ("who", "user_id"), None)
 
 
-@pytest.mark.parametrize(
-    "raw, reason, named",
-    [
-        ('{"who": "u1", "x": 1}', "bad_rating", True),
-        ('{"who": " u1 "}', "bad_rating", True),
-        ('{"who": "u12"}', "bad_rating", False),
-        ('{"who": "u2", "item": "u1"}', "bad_rating", False),
-        ('{"who": "\\u00751"}', "bad_rating", True),
-        ('{"who": null, "who": "u1"}', "missing_user", True),
-        ('{"who": "u1", "it', "malformed", True),
-        ('{"item": "a u1 b', "malformed", True),
-        ('{"item": "a u2 b', "malformed", False),
-        ("[1, 2]", "malformed", False),
-        (None, "malformed", False),
-    ],
-)
-def test_which_quarantined_rows_are_a_persons(tmp_path, raw, reason, named):
-    path = tmp_path / "part.parquet"
-    pq.write_table(pa.table({"raw": pa.array([raw, "{}"], pa.string()), "reason": [reason, "malformed"]}), path)
-    result = erase_rows(path, "quarantine", Task(people_of("u1"), (), JSON))
-    assert (result.removed, result.after) == (int(named), 2 - named)
-    assert pq.read_table(path)["raw"].to_pylist() == ([raw] if not named else []) + ["{}"]
-
-
-def test_the_user_of_a_csv_row_stands_where_the_header_says(tmp_path):
-    (tmp_path / "log.csv").write_text("item,who,when\n1,2,3\n")
-    columns = {"user_id": "who", "item_id": "item", "timestamp": "when"}
-    settings = {"path": str(tmp_path / "log.csv"), "format": "csv", "columns": columns}
-    assert RowText.of(LogConfig.model_validate(settings)).users('7,"u1",9') == {"u1"}
-    headless = {"header": False, "columns": columns | {"user_id": "_c2"}}
-    assert RowText.of(LogConfig.model_validate(settings | headless)).users("7,8,u1") == {"u1"}
-    (tmp_path / "log.csv").unlink()
-    assert RowText.of(LogConfig.model_validate(settings)).users("7,8,u1") == {"7", "8", "u1"}
-
-
 def test_a_rewritten_file_is_the_same_to_spark(spark, tmp_path):
     made = spark.range(100).selectExpr(
         "concat('u', id) user_id", "timestamp'2026-01-01 00:00:00.123456' t", "date'1970-01-02' d",

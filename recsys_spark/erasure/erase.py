@@ -24,7 +24,7 @@ from recsys_spark.erasure.artifacts import Registry, erase_from_artifacts, find_
 from recsys_spark.erasure.manifests import update_manifests
 from recsys_spark.erasure.people import TOMBSTONE, People
 from recsys_spark.erasure.profiles import FIGURES, SAMPLE, erase_from_figures, erase_from_sample, hashes_of
-from recsys_spark.erasure.quarantined import RowText
+from recsys_spark.erasure.quarantined import RowText, recorded_columns
 from recsys_spark.erasure.record import by_table, remember, salt_of
 from recsys_spark.erasure.rows import ASIDE, FileResult, Task, blank_names, dense_ids, erase_rows
 from recsys_spark.erasure.weights import erase_from_model
@@ -69,7 +69,7 @@ def erase(
         people = People.of(given, config.privacy, salt)
         remember(warehouse, people, salt, None)
         _clear(spark, root, registry)
-        task = Task(people, _dense_ids(spark, root, people), RowText.of(config))
+        task = Task(people, _dense_ids(spark, root, people), RowText.of(config, recorded_columns(root)))
         found = _remove(spark, root, registry, task)
         left = _remove(spark, root, registry, task)  # while the dictionary still says by which ids to look
         _refuse(left)
