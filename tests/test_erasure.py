@@ -23,6 +23,7 @@ from recsys_spark.erasure.profiles import erase_from_figures, erase_from_sample,
 from recsys_spark.erasure.quarantined import RowText
 from recsys_spark.erasure.rows import FileResult, Task, erase_rows
 from recsys_spark.erasure.weights import erase_from_model
+from recsys_spark.log.privacy import key_id
 from recsys_spark.log.suppression import erased_count
 from recsys_spark.models import load, module_of
 from recsys_spark.models.base import UserBlock
@@ -332,8 +333,13 @@ def test_with_pseudonyms_no_raw_id_is_written_and_the_key_finds_the_person(made,
     cells = {c for rows in tables(warehouse.root).values() for row in rows for c in row}
     assert not any(re.search(r"\bu\d{7}\b", cell) for cell in cells)
     person = re.findall(r"u\d{7}", next((root / "log/events").glob("date=2026-01-02/*.jsonl")).read_text())[0]
-    code, line, text = erase(config, person, overrides=over)
-    assert code == 0 and line["counts"]["events"] > 0, text[-3000:]
+    monkeypatch.setenv("RECSYS_PSEUDONYM_KEY", "a5" * 32)
+    (unreachable,) = erase(config, person, overrides=over)[1]["outputs"]["unreachable"]
+    assert f"6 versions of events, bots, quarantine under the key {key_id(bytes.fromhex('5a' * 32))}" in unreachable
+    (tmp_path / "old.key").write_text("5a" * 32)
+    code, line, text = erase(config, person, overrides=[*over, f"log.privacy.old_key_files=[{tmp_path / 'old.key'}]"])
+    assert code == 0 and line["counts"]["events"] > 0 and line["outputs"]["unreachable"] == [], text[-3000:]
+    monkeypatch.setenv("RECSYS_PSEUDONYM_KEY", "5a" * 32)
     assert erase(config, person, overrides=over)[1]["counts"]["rows"] == 0
 
 

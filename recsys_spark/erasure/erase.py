@@ -22,7 +22,7 @@ from recsys_spark.config import LogConfig
 from recsys_spark.erasure.alone import alone
 from recsys_spark.erasure.artifacts import Registry, erase_from_artifacts, find_registry, trained_models
 from recsys_spark.erasure.manifests import update_manifests
-from recsys_spark.erasure.people import TOMBSTONE, People
+from recsys_spark.erasure.people import TOMBSTONE, People, out_of_sight
 from recsys_spark.erasure.profiles import FIGURES, SAMPLE, erase_from_figures, erase_from_sample, hashes_of
 from recsys_spark.erasure.quarantined import RowText, recorded_columns
 from recsys_spark.erasure.record import by_table, remember, salt_of
@@ -82,7 +82,7 @@ def erase(
             "people": people.references,
             "tables": by_table(root, [*found.files, *names], [*left.files, *still]),
             "others": {name: {"before": n, "after": left.others[name]} for name, n in found.others.items()},
-            "unreachable": list(registry.unreachable),
+            "unreachable": [*registry.unreachable, *out_of_sight(root, config.privacy)],
             "retrain_by": str(day + dt.timedelta(days=config.privacy.retrain_days)),
             "trained_before": [*trained_models(warehouse), *registry.versions],
         }
