@@ -134,7 +134,10 @@ class Slot:
         return version, standing is None
 
     def expire(self, keep: int) -> list[str]:
-        """Delete all but the newest `keep` versions; the live one always stays. Returns their names."""
+        """Delete all but the newest `keep` versions; the live one always stays. Returns their names.
+
+        Not for `erasures`, whose versions are the record of who is not to come back.
+        """
         live = self.current()
         gone = [v for v in self.versions()[: -keep or None] if live is None or v.name != live.name]
         for version in gone:

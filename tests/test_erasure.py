@@ -6,7 +6,12 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from night import published, write_config
+from night import REPOSITORY, environment, published, write_config
 
 from recsys_spark.config import LogConfig, load_config
 from recsys_spark.erasure import erase as module
@@ -255,6 +260,31 @@ def test_rows_that_come_back_and_manifests_that_were_not_reached_are_mended_by_t
     check_manifests(warehouse)
 
 
+def test_killed_with_sigkill_the_next_run_finishes(made, tmp_path):
+    _, config, warehouse = made
+    person = someone(warehouse)
+    proved, files = erased_count(warehouse), {p: p.stat().st_ino for p in tables(warehouse.root)}
+    command = [sys.executable, "jobs/erase_user.py", "--config", str(config), "--user", person, *FAST]
+    messages = tmp_path / "messages"
+    with messages.open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        while all(path.stat().st_ino == number for path, number in files.items()):
+            assert process.poll() is None, messages.read_text()[-2000:]
+            time.sleep(0.005)  # polling a real process: there is nothing to wait on
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert naming(warehouse.root / "user_ids", person), "killed before it was through"
+    assert erased_count(warehouse) == proved
+
+    code, line, text = erase(config, person, overrides=FAST)
+    assert code == 0 and line["counts"]["rows"] > 0, text[-3000:]
+    assert naming(warehouse.root, person) == set() and not list(warehouse.root.rglob(".erase-*"))
+    check_manifests(warehouse)
+    assert erased_count(warehouse) == proved + 1
+
+
 def test_delivered_again_the_log_does_not_bring_anyone_back(made, spark):
     root, config, warehouse = made
     entries = pq.read_table(warehouse.slot("erasures").current().data)
@@ -366,6 +396,12 @@ def test_there_is_no_proof_while_a_second_look_finds_the_person(spark, tmp_path,
     code, line, _ = erase(config, "ada")
     assert code == 0 and line["counts"]["user_ids"] == 1 and line["counts"]["left"] == 0
     assert erased_count(warehouse) == 1
+
+    first = Path(line["outputs"]["proof"]).read_text()
+    for person in ("bert", "cora"):  # what was proved once stands in every later version
+        latest = Path(erase(config, person)[1]["outputs"]["proof"])
+    assert (latest.parent / "proofs/v000002.json").read_text() == first and erased_count(warehouse) == 3
+    assert len(list((latest.parent / "proofs").iterdir())) == 2
 
 
 def people_of(*names):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from recsys_spark.erasure.rows import FileResult
 from recsys_spark.log.suppression import FINISHED, SALT, TABLE, erased_count
 from recsys_spark.warehouse import Version, Warehouse
 
-PROOF = "proof.json"
+PROOF, EARLIER = "proof.json", "proofs"
 
 
 def salt_of(warehouse: Warehouse) -> str:
@@ -26,7 +27,10 @@ def salt_of(warehouse: Warehouse) -> str:
 
 
 def remember(warehouse: Warehouse, people: People, salt: str, proof: dict[str, Any] | None) -> Version:
-    """Write the next version of `erasures`: all who were erased so far, and the proof once there is one."""
+    """Write the next version of `erasures`: all who were erased so far, and the proof once there is one.
+
+    The proofs of earlier erasures go along, below `proofs`: the live version has all that there is to show.
+    """
     slot = warehouse.slot(TABLE)
     current = slot.current()
     before = pq.read_table(current.data).to_pylist() if current else []
@@ -39,6 +43,8 @@ def remember(warehouse: Warehouse, people: People, salt: str, proof: dict[str, A
         under, digest = zip(*entries, strict=True)
         table = pa.table({"under": pa.array(under, pa.string()), "digest": pa.array(digest, pa.string())})
         pq.write_table(table, path / "data" / "part-00000.parquet", compression="zstd")
+        if current is not None:
+            _carry_proofs(current.path, path)
         if proof is not None:
             (path / PROOF).write_text(json.dumps(proof, indent=1), encoding="utf-8")
         counted = {u: under.count(u) for u in sorted(set(under))}
@@ -47,6 +53,14 @@ def remember(warehouse: Warehouse, people: People, salt: str, proof: dict[str, A
 
     number = max((int(v.name[1:]) for v in slot.versions()), default=0) + 1
     return slot.materialize(f"v{number:06d}", build)[0]
+
+
+def _carry_proofs(old: Path, new: Path) -> None:
+    if (old / EARLIER).is_dir():
+        shutil.copytree(old / EARLIER, new / EARLIER)
+    if (old / PROOF).exists():
+        (new / EARLIER).mkdir(exist_ok=True)
+        shutil.copy2(old / PROOF, new / EARLIER / f"{old.name}.json")
 
 
 def by_table(root: Path, found: list[FileResult], left: list[FileResult]) -> dict[str, dict[str, int]]:
