@@ -260,6 +260,7 @@ def test_rows_that_come_back_and_manifests_that_were_not_reached_are_mended_by_t
     check_manifests(warehouse)
 
 
+@pytest.mark.slow
 def test_killed_with_sigkill_the_next_run_finishes(made, tmp_path):
     _, config, warehouse = made
     person = someone(warehouse)

@@ -35,6 +35,7 @@ from recsys_spark.warehouse import Version, Warehouse
 
 _DICTIONARY = "user_ids"
 _SCRATCH = ("champions", ".spark-checkpoints")
+_FILES_OF_A_TASK = 8
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -131,8 +132,9 @@ def _clear(spark: SparkSession, root: Path, registry: Registry) -> None:
 
 def _spread(spark: SparkSession, of: Iterable[_T], work: Callable[[_T], _R]) -> list[_R]:
     """Do something for each of many files, as tasks of Spark."""
-    items = list(of)
-    tasks = min(len(items), 8 * spark.sparkContext.defaultParallelism)
+    items, slots = list(of), spark.sparkContext.defaultParallelism
+    # a task costs as much as some small files, so that more than one for each slot must be worth it
+    tasks = min(len(items), max(slots, min(len(items) // _FILES_OF_A_TASK, 8 * slots)))
     return spark.sparkContext.parallelize(items, tasks).map(work).collect() if items else []
 
 
