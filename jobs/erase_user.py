@@ -5,4 +5,4 @@ import sys
 from recsys_spark.pipeline import erasure, job
 
 if __name__ == "__main__":
-    sys.exit(job.run("erase_user", erasure.erase_user, __doc__, options=erasure.OPTIONS))
+    sys.exit(job.run("erase_user", erasure.erase_user, __doc__, options=erasure.OPTIONS, alone=True))

@@ -34,6 +34,8 @@ class Busy(RunError):
 
 MANIFEST = "_manifest.json"
 POINTER = "_current"
+ERASING = ".erasing"
+"""Folder whose lock every job shares and an erasure has alone."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,10 @@ class Slot:
         return version, standing is None
 
     def expire(self, keep: int) -> list[str]:
-        """Delete all but the newest `keep` versions; the live one always stays. Returns their names."""
+        """Delete all but the newest `keep` versions; the live one always stays. Returns their names.
+
+        Not for `erasures`, whose versions are the record of who is not to come back.
+        """
         live = self.current()
         gone = [v for v in self.versions()[: -keep or None] if live is None or v.name != live.name]
         for version in gone:
@@ -143,12 +148,25 @@ class Slot:
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Keep a second run out of a folder; the lock dies with the process, however that dies."""
+    with _locked(folder, fcntl.LOCK_EX, f"{folder}: another run is writing it; wait for that run to end"):
+        yield
+
+
+@contextlib.contextmanager
+def shared(folder: Path, busy: str) -> Iterator[None]:
+    """Keep out who wants the folder for itself alone, and nobody else; refused with `busy` while somebody has it."""
+    with _locked(folder, fcntl.LOCK_SH, busy):
+        yield
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, kind: int, busy: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w", encoding="utf-8") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Busy(f"{folder}: another run is writing it; wait for that run to end") from None
+            raise Busy(busy) from None
         yield
 
 

@@ -6,29 +6,38 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from night import published, write_config
+from night import REPOSITORY, environment, published, write_config
 
-from recsys_spark.config import LogConfig
+from recsys_spark.config import LogConfig, load_config
 from recsys_spark.erasure import erase as module
 from recsys_spark.erasure.people import TOMBSTONE, People
+from recsys_spark.erasure.profiles import erase_from_figures, erase_from_sample, hashes_of
 from recsys_spark.erasure.quarantined import RowText
-from recsys_spark.erasure.rows import Task, erase_rows
-from recsys_spark.erasure.samples import erase_from_sample, hashes_of
-from recsys_spark.erasure.weights import erase_from_checkpoint, erase_from_model
+from recsys_spark.erasure.rows import FileResult, Task, erase_rows
+from recsys_spark.erasure.weights import erase_from_model
+from recsys_spark.log.privacy import key_id
+from recsys_spark.log.suppression import erased_count
 from recsys_spark.models import load, module_of
 from recsys_spark.models.base import UserBlock
 from recsys_spark.models.torch_recommender import TorchRecommender
 from recsys_spark.pipeline import erasure, job, stages
+from recsys_spark.pipeline.context import StageResult
 from recsys_spark.pipeline.nightly import nightly
-from recsys_spark.training import checkpoint
-from recsys_spark.warehouse import MANIFEST, Warehouse, exclusive
+from recsys_spark.tracking.store import open_store
+from recsys_spark.warehouse import ERASING, MANIFEST, Warehouse, exclusive
 
 FAST = ("train.deep=[]", "train.baselines=[popularity]", "evaluation.replicates=100")
 
@@ -36,8 +45,9 @@ FAST = ("train.deep=[]", "train.baselines=[popularity]", "evaluation.replicates=
 def run(stage, config, *arguments, options=None):
     """Run a job in this process: its exit code, its last line and everything that it said."""
     out = io.StringIO()
+    alone = stage is erasure.erase_user
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        code = job.run("test", stage, "", ["--config", str(config), *arguments], options=options)
+        code = job.run("test", stage, "", ["--config", str(config), *arguments], options=options, alone=alone)
     text = out.getvalue()
     return code, json.loads(text.strip().splitlines()[-1]) if code == 0 else None, text
 
@@ -101,7 +111,7 @@ def dense_id(warehouse, person):
     return next(r["id"] for r in rows if r["raw_id"] == person)
 
 
-def test_a_person_is_nowhere_and_nobody_else_is_touched(made):
+def test_a_person_is_nowhere_and_nobody_else_is_touched(made, monkeypatch):
     root, config, warehouse = made
     person = someone(warehouse)
     dense = dense_id(warehouse, person)
@@ -112,8 +122,18 @@ def test_a_person_is_nowhere_and_nobody_else_is_touched(made):
     assert {"events", "quarantine", "user_ids", "serving", "recommendations"} <= kinds
     assert naming(root / "mlflow", person)
 
+    unfinished = plant_checkpoint(warehouse)
+    carried = next((root / "mlflow").rglob("users/*.parquet"))
+    carried.with_name(".erase-5a17").write_text(person)  # of an erasure that was killed
+    store = open_store(load_config(config, []))
+    store.client.set_registered_model_alias(store.model_name, "kept", "1")
+    here = []
+    artifacts = module.erase_from_artifacts
+    monkeypatch.setattr(module, "erase_from_artifacts", lambda *a: [here.append(a), artifacts(*a)][1])
     code, line, text = erase(config, person, overrides=FAST)
     assert code == 0, text[-3000:]
+    assert here, "in this process: an executor may not have the registry's folder, and would find nothing to do"
+    assert not unfinished.exists() and line["counts"]["models_checkpoints"] == 1
     assert naming(warehouse.root, person) == set() and naming(root / "mlflow", person) == set()
     assert {p: p.read_bytes() for p in log} == log, "the raw log is another's to keep or delete"
 
@@ -136,7 +156,10 @@ def test_a_person_is_nowhere_and_nobody_else_is_touched(made):
 
     proof = json.loads(Path(line["outputs"]["proof"]).read_text())
     assert proof["people"] == line["inputs"]["people"] and len(proof["people"][0]) == 8
-    assert {t["after"] for t in proof["tables"].values()} == {0}
+    assert {t["after"] for t in (*proof["tables"].values(), *proof["others"].values())} == {0}
+    assert proof["others"]["models_registry_rows"]["before"] == 1 and proof["others"]["profiles"]["before"] > 0
+    assert proof["tables"]["user_ids"]["before"] == 1
+    assert [m["aliases"] for m in proof["trained_before"] if m["where"] == "registry"] == [["kept"]]
     assert {(m["where"], m["model"]) for m in proof["trained_before"]} == {
         ("warehouse", "popularity"), ("warehouse", "two_tower"), ("registry", "popularity"),
     }  # fmt: skip
@@ -148,6 +171,15 @@ def test_a_person_is_nowhere_and_nobody_else_is_touched(made):
 
     again = erase(config, person, overrides=FAST)[1]["counts"]
     assert {n for name, n in again.items() if name not in ("people", "models_to_train_again")} == {0}
+
+
+def plant_checkpoint(warehouse):
+    """Leave what a killed training leaves: a checkpoint, and one that was being written."""
+    folder = warehouse.root / "checkpoints/two_tower/2026-01-05-killed"
+    folder.mkdir(parents=True)
+    for name in ("last.pt", "best.pt", ".last.pt.5a17", "epochs.jsonl"):
+        (folder / name).write_text("{}")
+    return folder
 
 
 def belongs(path, table, row, person, dense):
@@ -203,19 +235,55 @@ def naming_events(warehouse, person):
     return any(person in pq.read_table(f, columns=["user_id"])["user_id"].to_pylist() for f in files)
 
 
-def test_killed_between_files_and_manifests_the_next_run_finishes(made, monkeypatch):
+def test_rows_that_come_back_and_manifests_that_were_not_reached_are_mended_by_the_next_run(made, monkeypatch):
     _, config, warehouse = made
     person = someone(warehouse)
+    dense = dense_id(warehouse, person)
 
-    def fail(*_):
-        raise ValueError("pulled the plug")
+    def rows():
+        files = (p for p in warehouse.root.glob("interactions/*/*/data/*.parquet"))
+        return {p: p.read_bytes() for p in files if dense in pq.read_table(p)["user_id"].to_pylist()}
+
+    before = rows()
+    assert before
+
+    def write_back(*_):
+        for path, content in before.items():
+            path.write_bytes(content)
 
     with monkeypatch.context() as patched:
-        patched.setattr(module, "update_manifests", fail)
-        assert erase(config, person, overrides=FAST)[0] == 1
+        patched.setattr(module, "update_manifests", write_back)
+        code, _, text = erase(config, person, overrides=FAST)
+    assert code == 1 and "rows were written" in text and rows().keys() == before.keys()
     assert erase(config, person, overrides=FAST)[0] == 0
-    assert naming(warehouse.root, person) == set()
+    assert rows() == {} and naming(warehouse.root, person) == set()
     check_manifests(warehouse)
+
+
+@pytest.mark.slow
+def test_killed_with_sigkill_the_next_run_finishes(made, tmp_path):
+    _, config, warehouse = made
+    person = someone(warehouse)
+    proved, files = erased_count(warehouse), {p: p.stat().st_ino for p in tables(warehouse.root)}
+    command = [sys.executable, "jobs/erase_user.py", "--config", str(config), "--user", person, *FAST]
+    messages = tmp_path / "messages"
+    with messages.open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        while all(path.stat().st_ino == number for path, number in files.items()):
+            assert process.poll() is None, messages.read_text()[-2000:]
+            time.sleep(0.005)  # polling a real process: there is nothing to wait on
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert naming(warehouse.root / "user_ids", person), "killed before it was through"
+    assert erased_count(warehouse) == proved
+
+    code, line, text = erase(config, person, overrides=FAST)
+    assert code == 0 and line["counts"]["rows"] > 0, text[-3000:]
+    assert naming(warehouse.root, person) == set() and not list(warehouse.root.rglob(".erase-*"))
+    check_manifests(warehouse)
+    assert erased_count(warehouse) == proved + 1
 
 
 def test_delivered_again_the_log_does_not_bring_anyone_back(made, spark):
@@ -240,12 +308,44 @@ def test_it_is_refused_while_another_run_writes(made):
         assert code == 1 and "another run is writing it" in text
 
 
+def test_jobs_run_beside_each_other_and_never_beside_an_erasure(made, monkeypatch):
+    root, config, warehouse = made
+    codes = {}
+
+    def beside(name, result):
+        """Start a job that only notes that it ran, and an erasure."""
+        codes[name] = run(lambda *_: StageResult(), config), erase(config, "u0000001", overrides=FAST)
+        return result
+
+    assert run(lambda *_: beside("a job", StageResult()), config)[0] == 0
+    job_code, (code, _, text) = codes["a job"][0][0], codes["a job"][1]
+    assert (job_code, code) == (0, 1) and "another run is writing it" in text
+
+    original = module.find_registry  # the first thing that an erasure reads
+    monkeypatch.setattr(module, "find_registry", lambda store: beside("an erasure", original(store)))
+    nobody = "nobody-at-all"
+    assert run(erasure.erase_user, config, "--user", nobody, *FAST, options=erasure.OPTIONS)[0] == 0
+    (code, _, text), (second, _, _) = codes["an erasure"]
+    assert (code, second) == (1, 1) and "people are being erased from it; wait" in text and "Traceback" not in text
+
+    with exclusive(warehouse.root / ERASING):
+        monkeypatch.setenv("HOROVOD_RANK", "1")  # rank 0 speaks for the others
+        assert job.run("test", lambda *_: StageResult(), "", ["--config", str(config)]) == 0
+
+    monkeypatch.undo()
+    code, _, text = erase(config, nobody, overrides=[f"root={root}/warehouse/mistyped"])
+    assert code == 1 and "no such warehouse" in text
+
+
 def test_arguments_that_name_nobody_are_refused(made, tmp_path, monkeypatch):
     _, config, _ = made
     assert run(erasure.erase_user, config, options=erasure.OPTIONS)[0] == 2
     assert run(erasure.erase_user, config, "--user", " ", options=erasure.OPTIONS)[0] == 2
     monkeypatch.setattr("sys.stdin", io.StringIO("nobody-at-all\n"))
+    unfinished = plant_checkpoint(made[2])
     assert run(erasure.erase_user, config, "--users-file", "-", options=erasure.OPTIONS)[1]["counts"]["rows"] == 0
+    assert not (unfinished / ".last.pt.5a17").exists()
+    assert (unfinished / "last.pt").exists(), "nobody's training is thrown away for a person who was not there"
     missing = str(tmp_path / "nobody")
     code, _, text = run(erasure.erase_user, config, "--users-file", missing, options=erasure.OPTIONS)
     assert code == 2 and missing in text
@@ -264,9 +364,45 @@ def test_with_pseudonyms_no_raw_id_is_written_and_the_key_finds_the_person(made,
     cells = {c for rows in tables(warehouse.root).values() for row in rows for c in row}
     assert not any(re.search(r"\bu\d{7}\b", cell) for cell in cells)
     person = re.findall(r"u\d{7}", next((root / "log/events").glob("date=2026-01-02/*.jsonl")).read_text())[0]
-    code, line, text = erase(config, person, overrides=over)
-    assert code == 0 and line["counts"]["events"] > 0, text[-3000:]
+    monkeypatch.setenv("RECSYS_PSEUDONYM_KEY", "a5" * 32)
+    (unreachable,) = erase(config, person, overrides=over)[1]["outputs"]["unreachable"]
+    assert f"6 versions of events, bots, quarantine under the key {key_id(bytes.fromhex('5a' * 32))}" in unreachable
+    (tmp_path / "old.key").write_text("5a" * 32)
+    code, line, text = erase(config, person, overrides=[*over, f"log.privacy.old_key_files=[{tmp_path / 'old.key'}]"])
+    assert code == 0 and line["counts"]["events"] > 0 and line["outputs"]["unreachable"] == [], text[-3000:]
+    monkeypatch.setenv("RECSYS_PSEUDONYM_KEY", "5a" * 32)
     assert erase(config, person, overrides=over)[1]["counts"]["rows"] == 0
+
+
+def dictionary(tmp_path, *users):
+    """A warehouse of a dictionary alone, and its configuration."""
+    config, warehouse = write_config(tmp_path), Warehouse(tmp_path / "warehouse/tiny")
+
+    def build(path):
+        (path / "data").mkdir()
+        columns = {"raw_id": list(users), "id": pa.array(range(1, len(users) + 1), pa.int32())}
+        pq.write_table(pa.table(columns), path / "data/part.parquet")
+        return {"table": "user_ids"}
+
+    warehouse.slot("user_ids").materialize("v000001", build)
+    return config, warehouse
+
+
+def test_there_is_no_proof_while_a_second_look_finds_the_person(spark, tmp_path, monkeypatch):
+    config, warehouse = dictionary(tmp_path, "ada", "bert")
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "blank_names", lambda path, *_: FileResult(str(path), 2, 1))
+        code, _, text = erase(config, "ada")
+    assert code == 1 and "rows were written" in text and erased_count(warehouse) == 0
+    code, line, _ = erase(config, "ada")
+    assert code == 0 and line["counts"]["user_ids"] == 1 and line["counts"]["left"] == 0
+    assert erased_count(warehouse) == 1
+
+    first = Path(line["outputs"]["proof"]).read_text()
+    for person in ("bert", "cora"):  # what was proved once stands in every later version
+        latest = Path(erase(config, person)[1]["outputs"]["proof"])
+    assert (latest.parent / "proofs/v000002.json").read_text() == first and erased_count(warehouse) == 3
+    assert len(list((latest.parent / "proofs").iterdir())) == 2
 
 
 def people_of(*names):
@@ -274,43 +410,6 @@ def people_of(*names):
 
 
 JSON = RowText(False, ",", ("who", "user_id"), None)
-
-
-@pytest.mark.parametrize(
-    "raw, reason, named",
-    [
-        ('{"who": "u1", "x": 1}', "bad_rating", True),
-        ('{"who": " u1 "}', "bad_rating", True),
-        ('{"who": "u12"}', "bad_rating", False),
-        ('{"who": "u2", "item": "u1"}', "bad_rating", False),
-        ('{"who": "\\u00751"}', "bad_rating", True),
-        ('{"who": null, "who": "u1"}', "missing_user", True),
-        ('{"who": "u1", "it', "malformed", True),
-        ('{"item": "a u1 b', "malformed", True),
-        ('{"item": "a u2 b', "malformed", False),
-        ("[1, 2]", "malformed", False),
-        (None, "malformed", False),
-    ],
-)
-def test_which_quarantined_rows_are_a_persons(tmp_path, raw, reason, named):
-    import pyarrow as pa
-
-    path = tmp_path / "part.parquet"
-    pq.write_table(pa.table({"raw": pa.array([raw, "{}"], pa.string()), "reason": [reason, "malformed"]}), path)
-    result = erase_rows(path, "quarantine", Task(people_of("u1"), (), JSON))
-    assert (result.removed, result.after) == (int(named), 2 - named)
-    assert pq.read_table(path)["raw"].to_pylist() == ([raw] if not named else []) + ["{}"]
-
-
-def test_the_user_of_a_csv_row_stands_where_the_header_says(tmp_path):
-    (tmp_path / "log.csv").write_text("item,who,when\n1,2,3\n")
-    columns = {"user_id": "who", "item_id": "item", "timestamp": "when"}
-    settings = {"path": str(tmp_path / "log.csv"), "format": "csv", "columns": columns}
-    assert RowText.of(LogConfig.model_validate(settings)).users('7,"u1",9') == {"u1"}
-    headless = {"header": False, "columns": columns | {"user_id": "_c2"}}
-    assert RowText.of(LogConfig.model_validate(settings | headless)).users("7,8,u1") == {"u1"}
-    (tmp_path / "log.csv").unlink()
-    assert RowText.of(LogConfig.model_validate(settings)).users("7,8,u1") == {"7", "8", "u1"}
 
 
 def test_a_rewritten_file_is_the_same_to_spark(spark, tmp_path):
@@ -334,8 +433,6 @@ def test_a_rewritten_file_is_the_same_to_spark(spark, tmp_path):
 
 
 def test_the_counts_of_a_feed_keep_their_largest_id(tmp_path):
-    import pyarrow as pa
-
     folder = tmp_path / "users"
     folder.mkdir()
     columns = {"user_id": pa.array([3, 5, 9], pa.int32()), "count": pa.array([1, 2, 4], pa.int32())}
@@ -347,43 +444,23 @@ def test_the_counts_of_a_feed_keep_their_largest_id(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["two_tower", "neumf"])
-def test_a_model_and_its_checkpoints_forget_a_row(tmp_path, name):
-    torch.manual_seed(1)  # of some draws every rectifier of so small a network is dead, and nothing has a moment
+def test_a_model_forgets_a_row(tmp_path, name):
+    torch.manual_seed(1)
     settings = module_of(name).Config(dim=4, hidden=[6, 4] if name == "neumf" else 4)
     network = module_of(name).Network(settings, 6, 5)
-    optimizer = torch.optim.Adam(network.parameters())
-    network.prepare(torch.ones(5))
-    users = torch.arange(6)
-    batch = {"user_id": users, "item_id": users % 4 + 1, "history": torch.ones(6, 10, dtype=torch.long)}
-    for _ in range(2):
-        network.loss(batch, torch.Generator().manual_seed(0)).backward()
-        optimizer.step()
-    state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "epochs": []}
-    checkpoint.save(tmp_path, checkpoint.LAST, state)
     model = TorchRecommender(name, network, settings, np.ones(6, bool), np.ones(5, bool), 10)
     model.save(tmp_path)
     before = torch.load(tmp_path / "weights.pt", weights_only=True)
 
     assert erase_from_model(tmp_path, [3, 99]) == 1 and erase_from_model(tmp_path, [3, 99]) == 0
-    assert erase_from_checkpoint(tmp_path / checkpoint.LAST, name, [3, 99]) == 1
-    assert erase_from_checkpoint(tmp_path / checkpoint.LAST, name, [3, 99]) == 0
-    last = checkpoint.load(tmp_path, checkpoint.LAST)
     after = torch.load(tmp_path / "weights.pt", weights_only=True)
     tables = {"two_tower": ["user.weight"], "neumf": ["user_gmf.weight", "user_mlp.weight"]}[name]
     for key, old in before.items():
         expected = old.clone()
         if key in tables:
+            assert expected[3].any()
             expected[3] = 0
-        assert torch.equal(after[key], expected) and torch.equal(last["network"][key], expected), key
-    for i, (key, _) in enumerate(network.named_parameters()):
-        for moment in ("exp_avg", "exp_avg_sq"):
-            was, now = state["optimizer"]["state"][i][moment], last["optimizer"]["state"][i][moment]
-            expected = was.clone()
-            if key in tables:
-                assert was.any()
-                expected[3] = 0
-            assert torch.equal(now, expected), key
-    torch.optim.Adam(network.parameters()).load_state_dict(last["optimizer"])
+        assert torch.equal(after[key], expected), key
     load.cache_clear()
     scores = load(tmp_path).score(UserBlock.of([2, 3], [[1], [1]]))
     assert np.isfinite(scores[0]).any() and (name == "two_tower") == bool(np.isfinite(scores[1]).any())
@@ -398,6 +475,21 @@ def test_a_hash_in_a_sample_gives_its_place_to_another(spark, tmp_path):
     assert len(new) == 4 and (np.diff(new.astype(float)) > 0).all() and hashes[0] not in new
     assert len(np.intersect1d(new, sample)) == 3
     assert erase_from_sample(tmp_path / "users.npy", hashes) == 0
+
+
+def test_an_id_in_a_histogram_becomes_another_value(tmp_path):
+    def histogram(**values):
+        return {"numeric": False, "values": values, "other": 1, "missing": 0}
+
+    path = tmp_path / "profile.json"
+    path.write_text(
+        json.dumps({"events": 9, "histograms": {"seller": histogram(u1=2, u12=3), "user_id": histogram(u5=3)}})
+    )
+    assert erase_from_figures(path, people_of("u1")) == 2
+    assert json.loads(path.read_text())["histograms"] == {
+        "seller": histogram(u12=3) | {"other": 3}, "user_id": histogram() | {"other": 4},
+    }  # fmt: skip
+    assert erase_from_figures(path, people_of("u1")) == 0
 
 
 def test_what_is_said_of_people_tells_nobody():

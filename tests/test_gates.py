@@ -327,9 +327,13 @@ def test_for_this_night_the_limit_can_be_raised(night, capfd):
 
 
 def test_an_earlier_day_sees_the_days_before_it_alone(night, capfd):
-    _, config = night
-    assert check(config, "--date", "2026-01-05", "log.gates.trailing_days=3") == 0
+    root, config = night
+    nulls = "log.gates.null_share={user_id: {warn: 0.5}}"
+    assert check(config, "--date", "2026-01-05", "log.gates.trailing_days=3", nulls) == 0
     line = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
+    assert line["metrics"]["null_share.user_id"] == 0
+    kept = [path.read_text() for path in root.glob("warehouse/tiny/profiles/*/*/profile.json")]
+    assert kept and not any('"u1"' in text for text in kept), "counting nulls keeps nobody's id"
     assert line["inputs"]["trailing"] == ["2026-01-02", "2026-01-03", "2026-01-04"]
     assert line["metrics"]["volume_drop"] == 0
 
@@ -338,6 +342,7 @@ def test_an_earlier_day_sees_the_days_before_it_alone(night, capfd):
     ("code", "words", "override"),
     [
         (2, ["log.gates.drift_columns", "'colour'", "device"], "log.gates.drift_columns=[colour]"),
+        (2, ["log.gates.drift_columns", "'session_id' names people"], "log.gates.drift_columns=[session_id]"),
         (2, ["log.gates.null_share", "'hour'"], "log.gates.null_share={hour: {warn: 0.1}}"),
         (2, ["log.gates.volume_drop", "warns above 0.9 and stops above 0.33"], "log.gates.volume_drop.warn=0.9"),
         (3, ["log.gates.reference_day", "2025-12-01 has no events"], "log.gates.reference_day=2025-12-01"),

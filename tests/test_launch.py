@@ -1,12 +1,17 @@
 """What the training process tells of its epochs while a listener comes and goes."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
+from night import write_config
 from tqdm import tqdm
 
+from recsys_spark.config import load_config
+from recsys_spark.log.suppression import FINISHED, TABLE
 from recsys_spark.training.job import Epoch, read_epochs, write_epochs
-from recsys_spark.training.launch import _cause, _Report
+from recsys_spark.training.launch import _cause, _Report, training_job
+from recsys_spark.warehouse import Warehouse
 
 
 def epoch(number):
@@ -61,3 +66,18 @@ def test_the_cause_of_a_failed_training_is_the_exceptions_own_line(tmp_path):
     assert _cause(log) == "recsys_spark.errors.DataError: neumf: the loss is nan in epoch 3; lower its learning_rate"
     log.write_text("nothing to see\n")
     assert _cause(log) == ""
+
+
+def test_after_an_erasure_the_same_data_is_trained_again(tmp_path):
+    warehouse, config = Warehouse(tmp_path), load_config(write_config(tmp_path), [])
+    parts = {"feed": SimpleNamespace(path=tmp_path), "histories": SimpleNamespace(data="rows")}
+    dataset = SimpleNamespace(name="2026-01-05-0123456789ab", **parts)
+
+    def version_after(name, rows, finished):
+        warehouse.slot(TABLE).materialize(name, lambda _: {"rows": rows, FINISHED: finished})
+        return training_job(warehouse, config, dataset, "neumf")[1]
+
+    before = training_job(warehouse, config, dataset, "neumf")[1]
+    assert version_after("v000001", 1, 0) == before, "killed, it has not taken all there is to learn from"
+    first = version_after("v000002", 1, 1)
+    assert first != before and version_after("v000003", 2, 2) not in (before, first)

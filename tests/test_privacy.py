@@ -291,6 +291,35 @@ def test_the_erased_are_known_by_salt_and_by_key(spark, tmp_path):
     assert kept.columns == rows.columns and kept.count() == 4
 
 
+def test_ids_that_a_broken_line_spells_with_escapes_are_known(spark, tmp_path):
+    config = configured()
+    remember(Warehouse(tmp_path), [(SALT, digest_under_salt("5a17", u)) for u in ("Jürgen", "a/b", "😀")])
+    gone = [
+        r'{"user_id": "J\u00fcrgen", "it',
+        r'{"t": "\u00e9 \"x\" \\", "user_id": "J\u00FCrgen", "t": "\u00',  # cut off within an escape
+        r'{"user_id": "Jürgen", "it',
+        r'{"user_id":"a\/b","',
+        r'{"user_id":"\ud83d\ude00","',
+        r'{"item": "\x J\u00fcrgen", "',
+        '{"t": "a\tb", "user_id": "J\\u00fcrgen"',
+    ]
+    kept = [r'{"user_id": "J\\u00fcrgen", "', r'{"user_id": "\u00fcrgen", "', ""]
+    rows = judged(spark, *(row(None, raw=line, reason="malformed") for line in (*gone, *kept)))
+    listed = suppressed(spark, Warehouse(tmp_path), config)
+    assert [r.raw for r in drop_suppressed(rows, listed, config).collect()] == kept
+
+
+def test_a_batch_is_cleared_by_itself_whatever_it_is_built_with(spark, tmp_path):
+    config = configured()
+    remember(Warehouse(tmp_path), [(SALT, digest_under_salt("5a17", "u1"))])
+    listed = suppressed(spark, Warehouse(tmp_path), config)
+    one = [row("u1", batch="1"), row(None, batch="1", raw='{"item_id": "u1", "us', reason="malformed")]
+    other = row(None, batch="2", raw='{"item_id": "u1", "us', reason="malformed")  # u1 is an item, as far as it tells
+    for rows in ([*one, other], [other]):
+        kept = drop_suppressed(judged(spark, *rows), listed, config).collect()
+        assert [(r.batch, r.raw) for r in kept] == [("2", other[1])]
+
+
 def test_in_a_broken_csv_line_any_field_may_be_the_user(spark, tmp_path):
     config = configured().model_copy(update={"format": "csv", "delimiter": "::"})
     remember(Warehouse(tmp_path), [(SALT, digest_under_salt("5a17", "u1"))])

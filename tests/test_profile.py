@@ -155,6 +155,13 @@ def test_each_day_is_profiled_once_ever_and_many_cost_as_many_jobs_as_one(spark,
     assert 0 < many <= one + 1, (one, many)
 
 
+def test_nulls_are_counted_without_keeping_a_value(spark, log):
+    warehouse, rows, events = log
+    found = profile_batches(spark, warehouse, {DAYS[0]: events[DAYS[0]]}, ["device"], ["shop", "user_id"])[DAYS[0]]
+    assert found.nulls["shop"] == plain(rows[DAYS[0]], DAYS[0])["counts"]["shop"][None] and found.nulls["user_id"] == 0
+    assert set(found.histograms) == {"device", "event_type"}
+
+
 def test_a_whole_log_is_counted_and_no_more(spark, tmp_path):
     warehouse = Warehouse(tmp_path)
     rows = [event(i, dt.datetime(2020, 1, 1 + i, tzinfo=dt.UTC)) for i in range(9)]

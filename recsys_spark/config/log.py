@@ -143,7 +143,8 @@ class GatesConfig(Section):
     drift: Limit = Limit(warn=0.25, stop=None)
     """PSI of any column of `drift_columns` against the reference day; 0.1 counts as a change, 0.25 as a large one."""
     drift_columns: list[str] = ["event_type", "device", "country", "position", "rating", "hour"]
-    """Columns of `events` or of `log.attributes` that are watched; `hour` is that of the timestamp, in UTC."""
+    """Columns of `events` or of `log.attributes` that are watched, none that names people (`user_id`, `event_id`,
+    `session_id`); `hour` is that of the timestamp, in UTC."""
     reference_day: dt.date | None = None
     """Day that drift is measured against; null = the oldest trailing day."""
 

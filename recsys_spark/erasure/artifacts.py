@@ -32,7 +32,10 @@ def find_registry(store: Store) -> Registry:
     client = store.client
     places = {client.get_experiment(store.experiment_id).artifact_location}
     versions, unreachable = [], []
-    for version in client.search_model_versions(f"name = '{store.model_name}'"):
+    registered = client.search_model_versions(f"name = '{store.model_name}'")
+    # a search leaves the aliases of what it finds out
+    aliases = client.get_registered_model(store.model_name).aliases if registered else {}
+    for version in registered:
         source = version.source or ""
         if source.startswith("models:/m-"):
             source = client.get_logged_model(source.removeprefix("models:/")).artifact_location
@@ -42,7 +45,8 @@ def find_registry(store: Store) -> Registry:
         versions.append(
             {
                 "where": "registry", "name": name, "model": version.tags.get("recsys.model"),
-                "version": version.tags.get("recsys.version"), "aliases": list(version.aliases), "trained_at": trained,
+                "version": version.tags.get("recsys.version"), "trained_at": trained,
+                "aliases": sorted(alias for alias, number in aliases.items() if str(number) == str(version.version)),
             }
         )  # fmt: skip
         if _local(source) is None:
@@ -62,7 +66,7 @@ def erase_from_artifacts(folder: Path, task: Task) -> dict[str, int]:
     """Take people out of a logged model's folder of artifacts: first out of the weights, then out of `users`.
 
     Returns:
-        `rows` removed and `known`, by how many weights.
+        `rows` removed, and `known`: of how many people models held anything.
     """
     done = {"rows": 0, "known": 0}
     files = sorted((folder / "users").glob("*.parquet"))

@@ -1,46 +1,41 @@
 """Erase people from a warehouse and from the registered models: all versions of all tables, not only live ones.
 
 The order makes it one that can be killed anywhere and run again: first the digests of who goes, so that no night
-brings them back; then whatever is found by dense ids; last the dictionary that gives these ids. A second look at
-every file then counts what is left, and the proof is written.
+brings them back; then whatever is found by dense ids; then a second look at every file, which has to find nothing;
+last the dictionary that gives these ids, and the proof.
 """
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
-import json
-import resource
 import secrets
 import shutil
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
 from recsys_spark import models
 from recsys_spark.config import LogConfig
-from recsys_spark.erasure.artifacts import Registry, erase_from_artifacts, trained_models
+from recsys_spark.erasure.alone import alone
+from recsys_spark.erasure.artifacts import Registry, erase_from_artifacts, find_registry, trained_models
 from recsys_spark.erasure.manifests import update_manifests
-from recsys_spark.erasure.people import TOMBSTONE, People
-from recsys_spark.erasure.quarantined import RowText
+from recsys_spark.erasure.people import TOMBSTONE, People, out_of_sight
+from recsys_spark.erasure.profiles import FIGURES, SAMPLE, erase_from_figures, erase_from_sample, hashes_of
+from recsys_spark.erasure.quarantined import RowText, recorded_columns
+from recsys_spark.erasure.record import by_table, remember, salt_of
 from recsys_spark.erasure.rows import ASIDE, FileResult, Task, blank_names, dense_ids, erase_rows
-from recsys_spark.erasure.samples import FILE as SAMPLE
-from recsys_spark.erasure.samples import erase_from_sample, hashes_of
-from recsys_spark.erasure.weights import erase_from_checkpoint, erase_from_model
+from recsys_spark.erasure.weights import erase_from_model
 from recsys_spark.errors import RunError
-from recsys_spark.log.suppression import SALT, TABLE
-from recsys_spark.warehouse import Version, Warehouse, exclusive
+from recsys_spark.log.profile import PROFILES
+from recsys_spark.tracking.store import Store
+from recsys_spark.warehouse import Version, Warehouse
 
-PROOF = "proof.json"
 _DICTIONARY = "user_ids"
 _SCRATCH = ("champions", ".spark-checkpoints")
-_SPARE_FILES = 512  # that this process may need open beside the locks
+_FILES_OF_A_TASK = 8
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -54,103 +49,73 @@ class Erased:
 
 
 def erase(
-    spark: SparkSession, warehouse: Warehouse, config: LogConfig, given: Iterable[str], registry: Registry, day: dt.date
+    spark: SparkSession, warehouse: Warehouse, config: LogConfig, given: Iterable[str], store: Store, day: dt.date
 ) -> Erased:
     """Erase people, all of them or, killed half way, the rest of them the next time.
 
     Args:
         given: user ids as the log has them.
-        registry: where registered models lie; those that lie elsewhere are named in the proof.
+        store: knows where registered models lie; those that lie elsewhere are named in the proof.
         day: the day from which `log.privacy.retrain_days` are counted.
 
     Raises:
         RunError: another run is writing the warehouse; or rows of them are left, because one began meanwhile.
     """
     root = warehouse.root.absolute()
-    if not root.is_dir():
+    if not any(root.glob("[!.]*")):  # a job that was given a wrong root has left no more there than its lock
         raise RunError(f"{root}: there is no such warehouse; mend root in the configuration")
-    with _alone(root):
-        salt = _salt(warehouse)
+    with alone(root):
+        registry = find_registry(store)
+        salt = salt_of(warehouse)
         people = People.of(given, config.privacy, salt)
-        _remember(warehouse, people, salt, None)
-        _clear(spark, root)
-        task = Task(people, _dense_ids(spark, root, people), RowText.of(config))
-        known = _erase_models(spark, root, registry, task)
-        samples = _erase_samples(spark, root, people)
-        found = _sweep(spark, root, task)
-        update_manifests(root, found)
-        names = _blank_dictionary(spark, root, people, task.ids)
+        remember(warehouse, people, salt, None)
+        _clear(spark, root, registry)
+        task = Task(people, _dense_ids(spark, root, people), RowText.of(config, recorded_columns(root)))
+        found = _remove(spark, root, registry, task)
+        left = _remove(spark, root, registry, task)  # while the dictionary still says by which ids to look
+        _refuse(left)
+        names = _blank_dictionary(spark, root, task)
+        still = _blank_dictionary(spark, root, task)
+        _refuse(Removed(still, {}))
         models.load.cache_clear()
-        left = _sweep(spark, root, task)
-        update_manifests(root, left)
-        tables = _tables(root, [*found, *names], left)
         proof = {
             "erased_at": dt.datetime.now(dt.UTC).isoformat(),
             "people": people.references,
-            "tables": tables,
-            "samples": samples,
-            "models": known,
-            "unreachable": list(registry.unreachable),
+            "tables": by_table(root, [*found.files, *names], [*left.files, *still]),
+            "others": {name: {"before": n, "after": left.others[name]} for name, n in found.others.items()},
+            "unreachable": [*registry.unreachable, *out_of_sight(root, config.privacy)],
             "retrain_by": str(day + dt.timedelta(days=config.privacy.retrain_days)),
             "trained_before": [*trained_models(warehouse), *registry.versions],
         }
-        if any(result.removed for result in left):
-            raise RunError(
-                "rows were written while they were erased; wait for the other run to end, and run this again"
-            )
-        return Erased(_remember(warehouse, people, salt, proof), proof)
+        return Erased(remember(warehouse, people, salt, proof), proof)
 
 
-@contextlib.contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Hold the lock of everything that was ever written, so that no run writes while people are erased."""
-    whole = [root / ".night", root / ".erasing"]
-    slots = [lock.parent for lock in sorted(root.rglob(".lock")) if lock.parent not in (*whole, root / TABLE)]
-    _allow_files(len(slots) + _SPARE_FILES)
-    with contextlib.ExitStack() as held:
-        for folder in [*whole, *slots]:
-            held.enter_context(exclusive(folder))
-        yield
+@dataclass(frozen=True)
+class Removed:
+    """What one look at everything has found and removed."""
+
+    files: list[FileResult]
+    """Of tables."""
+    others: dict[str, int]
+    """Of profiles, models and the registry: how many of the people were in them."""
 
 
-def _allow_files(needed: int) -> None:
-    """Raise this process's limit of open files: each lock is one, and a year of days has thousands."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        if hard != resource.RLIM_INFINITY and hard < needed:
-            raise RunError(f"the warehouse has {needed} locks, this process may open {hard} files; raise `ulimit -Hn`")
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+def _remove(spark: SparkSession, root: Path, registry: Registry, task: Task) -> Removed:
+    """Remove whatever is found by ids and dense ids, and bring the manifests in line."""
+    others = {"profiles": _erase_profiles(spark, root, task.people), **_erase_models(spark, root, registry, task)}
+    files = [(p, table) for p in _files(root) if (table := p.relative_to(root).parts[0]) != _DICTIONARY]
+    found = _spread(spark, files, lambda file: erase_rows(*file, task))
+    update_manifests(root, found)
+    return Removed(found, others)
 
 
-def _salt(warehouse: Warehouse) -> str:
-    current = warehouse.slot(TABLE).current()
-    return current.manifest[SALT] if current else secrets.token_hex(16)
+def _refuse(left: Removed) -> None:
+    """Raise a `RunError` if a second look has found anything."""
+    if any(result.removed for result in left.files) or any(left.others.values()):
+        raise RunError("rows were written while they were erased; wait for the other run to end, and run this again")
 
 
-def _remember(warehouse: Warehouse, people: People, salt: str, proof: dict[str, Any] | None) -> Version:
-    """Write the next version of `erasures`: all who were erased so far, and the proof once there is one."""
-    slot = warehouse.slot(TABLE)
-    current = slot.current()
-    before = pq.read_table(current.data).to_pylist() if current else []
-    entries = sorted({(e["under"], e["digest"]) for e in before} | set(people.entries))
-    if current is not None and proof is None and len(entries) == len(before):
-        return current
-
-    def build(path: Path) -> dict[str, Any]:
-        (path / "data").mkdir()
-        under, digest = zip(*entries, strict=True)
-        table = pa.table({"under": pa.array(under, pa.string()), "digest": pa.array(digest, pa.string())})
-        pq.write_table(table, path / "data" / "part-00000.parquet", compression="zstd")
-        if proof is not None:
-            (path / PROOF).write_text(json.dumps(proof, indent=1), encoding="utf-8")
-        counted = {u: under.count(u) for u in sorted(set(under))}
-        return {"table": TABLE, "rows": len(entries), "under": counted, SALT: salt, "proof": proof is not None}
-
-    number = max((int(v.name[1:]) for v in slot.versions()), default=0) + 1
-    return slot.materialize(f"v{number:06d}", build)[0]
-
-
-def _clear(spark: SparkSession, root: Path) -> None:
+def _clear(spark: SparkSession, root: Path, registry: Registry) -> None:
     """Remove what killed runs left, and what is made again when it is needed; all of it may hold people."""
     own = spark.sparkContext.getCheckpointDir()
     for name in _SCRATCH:
@@ -159,14 +124,17 @@ def _clear(spark: SparkSession, root: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
     for path in [*root.rglob(".tmp-*"), *(root / ".ingest").glob("[!.]*")]:
         shutil.rmtree(path, ignore_errors=True)
-    for path in root.rglob(f"{ASIDE}*"):
+    half_written = root.glob("checkpoints/*/*/.*.pt.*")
+    aside = (path for folder in (root, *registry.folders) for path in folder.rglob(f"{ASIDE}*"))
+    for path in [*half_written, *aside]:
         path.unlink(missing_ok=True)
 
 
 def _spread(spark: SparkSession, of: Iterable[_T], work: Callable[[_T], _R]) -> list[_R]:
     """Do something for each of many files, as tasks of Spark."""
-    items = list(of)
-    tasks = min(len(items), 8 * spark.sparkContext.defaultParallelism)
+    items, slots = list(of), spark.sparkContext.defaultParallelism
+    # a task costs as much as some small files, so that more than one for each slot must be worth it
+    tasks = min(len(items), max(slots, min(len(items) // _FILES_OF_A_TASK, 8 * slots)))
     return spark.sparkContext.parallelize(items, tasks).map(work).collect() if items else []
 
 
@@ -179,49 +147,29 @@ def _dense_ids(spark: SparkSession, root: Path, people: People) -> tuple[int, ..
     return tuple(sorted({i for ids in found for i in ids}))
 
 
-def _sweep(spark: SparkSession, root: Path, task: Task) -> list[FileResult]:
-    files = [(path, path.relative_to(root).parts[0]) for path in _files(root)]
-    return _spread(spark, files, lambda file: erase_rows(*file, task))
-
-
 def _erase_models(spark: SparkSession, root: Path, registry: Registry, task: Task) -> dict[str, int]:
     ids = list(task.ids)
     saved = [card.parent for card in root.glob("models/*/date=*/*/model.json")]
-    unfinished = [(path, path.parent.parent.name) for path in root.glob("checkpoints/*/*/[!.]*.pt")]
-    carried = _spread(spark, registry.folders, lambda folder: erase_from_artifacts(folder, task))
+    unfinished = [path for path in root.glob("checkpoints/*/[!.]*") if ids]  # what they learnt is in all their weights
+    for path in unfinished:
+        shutil.rmtree(path)
+    # here, and not as tasks of Spark: the registry's folder need not be one that the executors have
+    carried = [erase_from_artifacts(folder, task) for folder in registry.folders]
     return {
-        "warehouse": sum(_spread(spark, saved, lambda folder: erase_from_model(folder, ids))),
-        "checkpoints": sum(_spread(spark, unfinished, lambda file: erase_from_checkpoint(*file, ids))) if ids else 0,
-        "registry": sum(done["known"] for done in carried),
-        "registry_rows": sum(done["rows"] for done in carried),
+        "models_warehouse": sum(_spread(spark, saved, lambda folder: erase_from_model(folder, ids))),
+        "models_checkpoints": len(unfinished),
+        "models_registry": sum(done["known"] for done in carried),
+        "models_registry_rows": sum(done["rows"] for done in carried),
     }
 
 
-def _erase_samples(spark: SparkSession, root: Path, people: People) -> int:
-    samples = sorted(p for p in root.glob(f"*/**/{SAMPLE}") if not p.relative_to(root).parts[0].startswith("."))
-    if not samples:
-        return 0
+def _erase_profiles(spark: SparkSession, root: Path, people: People) -> int:
+    samples, figures = (sorted(root.glob(f"{PROFILES}/**/{name}")) for name in (SAMPLE, FIGURES))
     hashes = hashes_of(spark, people)
-    return sum(_spread(spark, samples, lambda path: erase_from_sample(path, hashes)))
+    found = _spread(spark, samples, lambda path: erase_from_sample(path, hashes))
+    return sum(found) + sum(_spread(spark, figures, lambda path: erase_from_figures(path, people)))
 
 
-def _blank_dictionary(spark: SparkSession, root: Path, people: People, ids: tuple[int, ...]) -> list[FileResult]:
-    stones = {i: TOMBSTONE + secrets.token_hex(16) for i in ids}
-    return _spread(spark, _files(root, _DICTIONARY), lambda path: blank_names(path, people, stones))
-
-
-def _tables(root: Path, found: list[FileResult], left: list[FileResult]) -> dict[str, dict[str, int]]:
-    """Count by table: files, files written anew, rows of the people before and after, and all rows."""
-    tables: dict[str, dict[str, int]] = defaultdict(
-        lambda: dict.fromkeys(("files", "rewritten", "before", "after", "rows"), 0)
-    )
-    for results, count in ((found, "before"), (left, "after")):
-        for result in results:
-            table = tables[Path(result.path).relative_to(root).parts[0]]
-            table[count] += result.removed
-            if count == "before":
-                table["rewritten"] += result.removed > 0
-            else:
-                table["files"] += 1
-                table["rows"] += result.after
-    return {name: tables[name] for name in sorted(tables)}
+def _blank_dictionary(spark: SparkSession, root: Path, task: Task) -> list[FileResult]:
+    stones = {i: TOMBSTONE + secrets.token_hex(16) for i in task.ids}
+    return _spread(spark, _files(root, _DICTIONARY), lambda path: blank_names(path, task.people, stones))

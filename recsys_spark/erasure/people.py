@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 
 from recsys_spark.config import PrivacyConfig
 from recsys_spark.errors import ConfigError
+from recsys_spark.log.ingest import KEY
 from recsys_spark.log.privacy import key_id, pseudonym, read_key
 from recsys_spark.log.suppression import SALT, digest_under_key, digest_under_salt, known_keys
+from recsys_spark.schemas import BOTS, EVENTS, QUARANTINE
+from recsys_spark.warehouse import MANIFEST
 
 TOMBSTONE = "erased:"
 """What a dictionary holds for a person who was erased begins with this."""
@@ -55,3 +61,16 @@ class People:
 
     def __repr__(self) -> str:
         return f"People({len(self.raw)})"
+
+
+def out_of_sight(root: Path, privacy: PrivacyConfig) -> list[str]:
+    """Say which versions may hold people whom nobody can find, because the key of their pseudonyms is not at hand."""
+    tables = [table.name for table in (EVENTS, BOTS, QUARANTINE)]
+    manifests = (path for table in tables for path in root.glob(f"{table}/*/[!.]*/{MANIFEST}"))
+    keys = Counter(json.loads(path.read_text(encoding="utf-8")).get(KEY) for path in manifests)
+    unknown = {*keys} - {None, *known_keys(privacy)}
+    return [
+        f"{keys[key]} versions of {', '.join(tables)} under the key {key}, and what was made from them; name the key's "
+        "file in log.privacy.old_key_files, or delete them"
+        for key in sorted(unknown)
+    ]

@@ -23,7 +23,7 @@ def erase_from_model(folder: Path, ids: list[int]) -> int:
     """Zero the people's rows in a saved model, and let it know that it does not know them.
 
     Returns:
-        How many of the people it knew.
+        Of how many of the people it held anything.
     """
     name = read_card(folder)["model"]
     if name not in models.DEEP or not ids:
@@ -35,45 +35,19 @@ def erase_from_model(folder: Path, ids: list[int]) -> int:
     there = [i for i in ids if i < len(trained["users"])]
     state = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
     tables = [n for n in user_tables(name) if n in state and len(state[n]) == len(trained["users"])]
+    held = {i for i in there if any(bool(state[n][i].any()) for n in tables)}
+    known = {i for i in there if trained["users"][i]}
     # the weights first: killed in between, the person is known by a row of zeros, and found again
-    if any(state[n][there].any() for n in tables):
+    if held:
         for n in tables:
             state[n][there] = 0
         with replacing(folder / WEIGHTS) as aside, open(aside, "wb") as opened:
             torch.save(state, opened)
-    known = int(trained["users"][there].sum())
     if known:
         trained["users"][there] = False
         with replacing(folder / TRAINED) as aside, open(aside, "wb") as opened:
             np.savez(opened, **trained)
-    return known
-
-
-def erase_from_checkpoint(path: Path, name: str, ids: list[int]) -> int:
-    """Zero the people's rows in a checkpoint of an unfinished training, weights and Adam's moments alike.
-
-    Returns:
-        How many of the people had a row that was not zero.
-    """
-    import torch
-
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    network = state["network"]
-    tables = [n for n in user_tables(name) if n in network]
-    users = max((len(network[n]) for n in tables), default=0)
-    there = [i for i in ids if i < users]
-    held = [network[n] for n in tables]
-    if "optimizer" in state:
-        moments = state["optimizer"]["state"]
-        places = [i for i, n in enumerate(_parameters(name, network)) if n in tables]
-        held += [t for i in places for t in moments.get(i, {}).values() if t.dim() == 2 and len(t) == users]
-    known = sum(any(bool(t[i].any()) for t in held) for i in there)
-    if known:
-        for tensor in held:
-            tensor[there] = 0
-        with replacing(path) as aside, open(aside, "wb") as opened:
-            torch.save(state, opened)
-    return known
+    return len(held | known)
 
 
 def user_tables(name: str) -> list[str]:
@@ -82,12 +56,6 @@ def user_tables(name: str) -> list[str]:
 
     modules = _network(name).named_modules()
     return [f"{n}.weight" for n, m in modules if n.startswith("user") and isinstance(m, nn.Embedding)]
-
-
-def _parameters(name: str, state: dict[str, Any]) -> list[str]:
-    """Return the names of the parameters in the optimizer's order, which is that of the state without buffers."""
-    buffers = {n for n, _ in _network(name).named_buffers()}
-    return [n for n in state if n not in buffers]
 
 
 def _network(name: str) -> Any:

@@ -49,6 +49,8 @@ _TABLES = {QUARANTINE: "quarantined", BOTS: "bots", EVENTS: "events"}
 """What a batch becomes, and the count of its rows; `events` come last, for where they stand, all stands."""
 JUDGED = "judged"
 ERASED = "erased"
+KEY = "key"
+"""In a batch's manifest: the id of the key that its pseudonyms are under, null where it has none."""
 _COUNTS = ("rows_in", "events", "duplicates", "quarantined", "bots", "erased", *REASONS)
 _ELSEWHERE: dict[str, Any] = {
     **dict.fromkeys(("generate", "items", "max_bad_share", "path", "gates", "retention_days"), True),
@@ -157,9 +159,10 @@ def _build(
         raise DataError(f"{config.resolve()}: the log changed while it was read; run again")
 
     counts, last_days = _count(spark, aside, [b.name for b in batches])
+    key = current_key_id(config.privacy)
     for table in _TABLES:
         for batch, shape in zip(batches, shapes, strict=True):
-            entries = {"counts": counts[batch.name], "last_day": last_days.get(batch.name), **shape.entries()}
+            entries = {"counts": counts[batch.name], "last_day": last_days.get(batch.name), **shape.entries(), KEY: key}
             adopt = functools.partial(_adopt, spark, aside, table, batch, entries)
             warehouse.slot(table.name, batch=batch.name).materialize(names[batch.name], adopt, flip=False)
     shutil.rmtree(aside, ignore_errors=True)

@@ -32,6 +32,8 @@ HOUR = "hour"
 """Hour of the timestamp, UTC: a column that a histogram may be of, beside those of `events`."""
 TOP = 1_000
 """Most values of a histogram; what is rarer is counted together."""
+OF_PEOPLE = ("user_id", "event_id", "session_id")
+"""Columns whose values belong to a person each: no histogram is made of them."""
 _KEYS = ("user_id", "item_id")
 _CODE = ("log/profile.py", "log/key_sample.py", "schemas.py")
 
@@ -74,7 +76,7 @@ class Profile:
     kept: int
     """Events of any day."""
     nulls: dict[str, int]
-    """By column of `events`, and by column of `log.attributes`: events without it."""
+    """By column of `events`, and by those of `log.attributes` that were asked for: events without it."""
     last: dt.datetime | None
     """The last event's time."""
     histograms: dict[str, Histogram]
@@ -103,23 +105,30 @@ def known_columns(attributes: Sequence[str]) -> list[str]:
 
 
 def profile_batches(
-    spark: SparkSession, warehouse: Warehouse, events: Mapping[str, Version], columns: Sequence[str] = ()
+    spark: SparkSession,
+    warehouse: Warehouse,
+    events: Mapping[str, Version],
+    columns: Sequence[str] = (),
+    counted: Sequence[str] = (),
 ) -> dict[str, Profile]:
     """Return the profiles of batches, making at once those that are not there yet.
 
     Args:
         events: the version of `events` of each batch.
-        columns: those that get a histogram, out of `known_columns`; the event types always do.
+        columns: those that get a histogram, out of `known_columns`; the event types always do. None of `OF_PEOPLE`: a
+            profile would keep its values.
+        counted: attributes whose nulls are counted, and no more.
     """
     columns = sorted({"event_type", *columns})
-    names = {b: f"{b}-{fingerprint(_CODE, v.name, columns)}" for b, v in events.items()}
+    counted = sorted({*counted} - {*EVENTS.schema.names, HOUR, *columns})
+    names = {b: f"{b}-{fingerprint(_CODE, v.name, columns, counted)}" for b, v in events.items()}
     slots = {b: warehouse.slot(PROFILES, batch=b) for b in events}
     pending = {b: v for b, v in events.items() if slots[b].version(names[b]) is None}
-    made = _profile(spark, pending, columns) if pending else {}
+    made = _profile(spark, pending, columns, counted) if pending else {}
 
     def build(batch: str, path: Path) -> dict[str, Any]:
         write(made[batch], path)
-        return {"table": PROFILES, "batch": batch, "events": pending[batch].name, "columns": columns}
+        return {"table": PROFILES, "batch": batch, "events": pending[batch].name, "columns": [*columns, *counted]}
 
     return {b: read(s.materialize(names[b], functools.partial(build, b))[0].path) for b, s in slots.items()}
 
@@ -150,11 +159,14 @@ def read(path: Path) -> Profile:
     return Profile(**{**plain, "last": last, "histograms": histograms, **samples})
 
 
-def _profile(spark: SparkSession, events: Mapping[str, Version], columns: Sequence[str]) -> dict[str, Profile]:
+def _profile(
+    spark: SparkSession, events: Mapping[str, Version], columns: Sequence[str], more: Sequence[str]
+) -> dict[str, Profile]:
     rows = _read(spark, events)
     whole = F.col("batch") == WHOLE
     own = rows.where(whole | (F.col("date") == F.col("batch").try_cast("date")))
-    figures = _figures(rows, columns)
+    counted = [*EVENTS.schema.names, *(c for c in (*columns, *more) if c not in (*EVENTS.schema.names, HOUR))]
+    figures = _figures(rows, counted)
     days = own.where(~whole)
     any_day = any(b != WHOLE for b in events)
     histograms = _histograms(days, columns, figures) if any_day else {}
@@ -173,7 +185,7 @@ def _profile(spark: SparkSession, events: Mapping[str, Version], columns: Sequen
             duplicates=counts.get("duplicates", 0),
             bots=counts.get("bots", 0),
             kept=kept,
-            nulls={c: int(found.get(f"null {c}", 0)) for c in _counted(columns)},
+            nulls={c: int(found.get(f"null {c}", 0)) for c in counted},
             last=None if last is None else dt.datetime.fromtimestamp(last / 1e6, dt.UTC),
             histograms=histograms.get(batch, {}),
             users=keys.get((batch, "user_id")),
@@ -192,18 +204,13 @@ def _read(spark: SparkSession, events: Mapping[str, Version]) -> DataFrame:
     return rows.withColumn("batch", batch)
 
 
-def _figures(rows: DataFrame, columns: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _figures(rows: DataFrame, counted: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return by batch the counts of events, of nulls per column, and the last time in microseconds."""
     own = (F.col("batch") == WHOLE) | (F.col("date") == F.col("batch").try_cast("date"))
-    nulls = [F.count_if(own & _value(c).isNull()).alias(f"null {c}") for c in _counted(columns)]
+    nulls = [F.count_if(own & _value(c).isNull()).alias(f"null {c}") for c in counted]
     last = F.max(F.when(own, F.unix_micros("timestamp"))).alias("last")
-    counted = rows.groupBy("batch").agg(F.count("*").alias("kept"), F.count_if(own).alias("events"), last, *nulls)
-    return {row["batch"]: row.asDict() for row in counted.collect()}
-
-
-def _counted(columns: Sequence[str]) -> list[str]:
-    """The columns whose nulls are counted; an attribute is one where a histogram is asked of it."""
-    return [*EVENTS.schema.names, *(c for c in columns if c not in (*EVENTS.schema.names, HOUR))]
+    found = rows.groupBy("batch").agg(F.count("*").alias("kept"), F.count_if(own).alias("events"), last, *nulls)
+    return {row["batch"]: row.asDict() for row in found.collect()}
 
 
 def _histograms(

@@ -26,6 +26,8 @@ from recsys_spark.warehouse import Version, Warehouse
 
 TABLE = "erasures"
 SALT = "salt"
+FINISHED = "finished"
+"""In the manifest: how many entries the last erasure that came to its end has left."""
 ROUNDS = 1_000
 ENTRIES = StructType([StructField("under", StringType()), StructField("digest", StringType())])
 """A row per erased id and key: `under` is a key's id or `salt`."""
@@ -58,6 +60,17 @@ def digest_under_salt(salt: str, user: str) -> str:
     for _ in range(ROUNDS):
         digest = hashlib.sha256(salt.encode() + digest.encode()).hexdigest()
     return digest
+
+
+def erased_count(warehouse: Warehouse) -> int:
+    """Return how many people were erased; 0 where nobody was.
+
+    It belongs into the fingerprint of a model: the tables of an old data set keep their names when people are taken
+    out, and a model that learnt from those people would be found again instead of being trained again. An erasure
+    that was killed does not count before it is finished, because until then a model may still learn from them.
+    """
+    version = warehouse.slot(TABLE).current()
+    return version.manifest.get(FINISHED, version.manifest["rows"]) if version else 0
 
 
 def suppressed(spark: SparkSession, warehouse: Warehouse, config: LogConfig) -> DataFrame | None:
@@ -96,28 +109,32 @@ def mark_suppressed(
     """Add `erased`, true of the rows of people who were erased; takes raw ids, so it comes before `redact`.
 
     Of a row that could not be parsed, it is true where a user id stands where the log's user ids stand, and
-    where the text contains the id of an erased person whom the rows name otherwise. The rows are read once for
-    it, at once.
+    where the text contains the id of an erased person whom the batch's rows name otherwise. The rows are read once
+    for it, at once.
 
     Args:
-        judged: rows with `raw`, `reason` and `user_id`.
+        judged: rows with `batch`, `raw`, `reason` and `user_id`.
         gone: what `suppressed` returned.
     """
     if gone is None:
         return judged.withColumn("erased", F.lit(False))
     broken = F.coalesce(F.col("reason").isin(*unparsed), F.lit(False))
-    named = F.when(broken, F.concat(_candidates(config), F.array("user_id"))).otherwise(F.array("user_id"))
-    ids = judged.select(F.explode(named).alias("_id")).where("_id is not null").distinct()
+    texts = F.when(broken, _texts(config))
+    named = F.concat(F.coalesce(_candidates(config, texts), F.array().cast("array<string>")), F.array("user_id"))
+    ids = judged.select("batch", F.explode(named).alias("_id")).where("_id is not null")
+    ids = ids.groupBy("_id").agg(F.collect_set("batch").alias("_batches"))
     secrets = gone.select("under", "_inner", "_outer", "_salt").distinct()
     tried = ids.crossJoin(F.broadcast(secrets)).withColumn("digest", _digest("_id"))
     people = tried.join(F.broadcast(gone.select("under", "digest")), ["under", "digest"], "left_semi")
     # once, whatever is written from the rows: trying an id out is slow on purpose
-    people = people.select("_id").distinct().localCheckpoint()
-    everyone = people.agg(F.collect_list("_id").alias("_everyone"))
-    rows = judged.join(F.broadcast(people), F.col("user_id") == F.col("_id"), "left")
-    rows = rows.crossJoin(F.broadcast(everyone))
-    mentioned = broken & F.coalesce(F.exists("_everyone", lambda who: F.contains(F.col("raw"), who)), F.lit(False))
-    return rows.withColumn("erased", F.col("_id").isNotNull() | mentioned).drop("_id", "_everyone")
+    people = people.select("_id", "_batches").dropDuplicates(["_id"]).localCheckpoint()
+    everyone = people.select("_id", F.explode("_batches").alias("batch"))
+    everyone = everyone.groupBy("batch").agg(F.collect_list("_id").alias("_everyone"))
+    rows = judged.join(F.broadcast(people.drop("_batches")), F.col("user_id") == F.col("_id"), "left")
+    rows = rows.join(F.broadcast(everyone), "batch", "left")
+    mentions = F.exists(texts, lambda text: F.exists("_everyone", lambda who: F.contains(text, who)))
+    erased = F.col("_id").isNotNull() | (broken & F.coalesce(mentions, F.lit(False)))
+    return rows.withColumn("erased", erased).select(*judged.columns, "erased")
 
 
 def drop_suppressed(
@@ -139,11 +156,24 @@ def _digest(column: str) -> Column:
     return F.when(F.col("under") == SALT, slow).otherwise(hmac_column(F.col(column), F.col("_inner"), F.col("_outer")))
 
 
-def _candidates(config: LogConfig) -> Column:
+def _texts(config: LogConfig) -> Column:
+    """Return a broken line as it is, and of JSON also with its escapes resolved, which may be how it spells an id."""
+    raw = F.col("raw")
+    if config.format == "csv":
+        return F.array(raw)
+    # made the text of one JSON string: without a last escape that is cut off, and its quotes escaped unless they are
+    text = F.regexp_replace(raw, r"(?<!\\)((?:\\\\)*)\\(?:u[0-9a-fA-F]{0,3})?$", "$1")
+    text = F.regexp_replace(text, r'(?<!\\)((?:\\\\)*)"', r'$1\\"')
+    options = {"allowUnquotedControlChars": "true", "allowBackslashEscapingAnyCharacter": "true"}
+    read = F.from_json(F.concat(F.lit('["'), text, F.lit('"]')), "array<string>", options)
+    return F.array_compact(F.array(raw, F.get(read, F.lit(0))))
+
+
+def _candidates(config: LogConfig, texts: Column) -> Column:
     """Find what may be a user id in a line that could not be parsed."""
     if config.format == "csv":
-        fields = F.split("raw", F.lit("\\Q" + config.delimiter + "\\E"))
+        fields = F.flatten(F.transform(texts, lambda text: F.split(text, F.lit("\\Q" + config.delimiter + "\\E"))))
         return F.transform(fields, lambda field: F.trim(F.btrim(F.trim(field), F.lit('"'))))
     user = config.columns.get("user_id", "user_id")
     pattern = f'"\\Q{user}\\E"\\s*:\\s*"?\\s*([^",}}]*[^",}}\\s])'
-    return F.regexp_extract_all("raw", F.lit(pattern), F.lit(1))
+    return F.flatten(F.transform(texts, lambda text: F.regexp_extract_all(text, F.lit(pattern), F.lit(1))))

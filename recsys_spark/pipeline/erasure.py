@@ -8,8 +8,8 @@ import os
 import sys
 from pathlib import Path
 
-from recsys_spark.erasure.artifacts import find_registry
-from recsys_spark.erasure.erase import PROOF, erase
+from recsys_spark.erasure.erase import erase
+from recsys_spark.erasure.record import PROOF
 from recsys_spark.errors import ConfigError
 from recsys_spark.pipeline.context import Context, StageResult
 
@@ -27,8 +27,7 @@ def erase_user(context: Context, arguments: argparse.Namespace) -> StageResult:
     if not given:
         raise ConfigError("no user id to erase; give --user ID, or --users-file with an id a line")
     day = context.night or dt.datetime.now(dt.UTC).date()
-    registry = find_registry(context.store)
-    done = erase(context.spark, context.warehouse, context.config.log, given, registry, day)
+    done = erase(context.spark, context.warehouse, context.config.log, given, context.store, day)
     proof = done.proof
     return StageResult(
         inputs={"people": proof["people"]},
@@ -41,9 +40,8 @@ def erase_user(context: Context, arguments: argparse.Namespace) -> StageResult:
             "people": len(proof["people"]),
             **{name: table["before"] for name, table in proof["tables"].items()},
             "rows": sum(table["before"] for table in proof["tables"].values()),
-            "left": sum(table["after"] for table in proof["tables"].values()),
-            "samples": proof["samples"],
-            **{f"models_{name}": n for name, n in proof["models"].items()},
+            "left": sum(found["after"] for found in (*proof["tables"].values(), *proof["others"].values())),
+            **{name: found["before"] for name, found in proof["others"].items()},
             "models_to_train_again": len(proof["trained_before"]),
         },
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -15,6 +16,7 @@ from recsys_spark import models
 from recsys_spark.config import load_config, parse_date
 from recsys_spark.errors import UserError
 from recsys_spark.pipeline.context import Context, StageResult
+from recsys_spark.warehouse import ERASING, shared
 
 _CONTRACT = """\
 overrides:  key.sub=value replaces a value of the file; the value is read as YAML, e.g.
@@ -42,12 +44,14 @@ def run(
     argv: list[str] | None = None,
     flags: dict[str, str] | None = None,
     options: dict[str, str] | None = None,
+    alone: bool = False,
 ) -> int:
     """Run a stage as a job and return the contract's exit code.
 
     Args:
         flags: further switches of this job, with their help.
         options: further options with a value, each of which may be given several times, with their help.
+        alone: the stage keeps all other jobs out by itself, as an erasure does; any other runs beside its like.
     """
     parser = argparse.ArgumentParser(
         name + ".py", description=about, epilog=_CONTRACT, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -65,7 +69,8 @@ def run(
     start = time.perf_counter()
     try:
         context = _context(name, args)
-        result = stage(context, args)
+        with contextlib.nullcontext() if alone else _no_erasure(context):
+            result = stage(context, args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -76,7 +81,7 @@ def run(
         traceback.print_exc()  # not the user's to mend, so whoever is must see where it was
         print(f"error: {name}: {_cause(error)}", file=sys.stderr)
         return 1
-    if int(os.environ.get("HOROVOD_RANK", "0")) == 0:
+    if _is_first():
         print(last_line(name, context, result, time.perf_counter() - start), flush=True)
     return 0
 
@@ -86,9 +91,25 @@ def _context(name: str, args: argparse.Namespace) -> Context:
     models.check_models(config)
     night = parse_date(args.date) if args.date else None
     context = Context(config, name, night)
-    if int(os.environ.get("HOROVOD_RANK", "0")) == 0:
+    if _is_first():
         _ = context.store  # a tracking server that is down is found out now, not after an hour of training
     return context
+
+
+def _is_first() -> bool:
+    """Whether this process is the job, and not one of the further ranks that `horovodrun` started."""
+    return int(os.environ.get("HOROVOD_RANK", "0")) == 0
+
+
+def _no_erasure(context: Context) -> contextlib.AbstractContextManager[None]:
+    """Keep erasures out while the job runs: what it has read, it may write after they have looked there.
+
+    Rank 0 does it for all, because the others write nothing.
+    """
+    if not _is_first():
+        return contextlib.nullcontext()
+    root = context.warehouse.root.absolute()
+    return shared(root / ERASING, f"{root}: people are being erased from it; wait for that to end, and run this again")
 
 
 def _cause(error: BaseException) -> str:

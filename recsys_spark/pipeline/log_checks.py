@@ -12,7 +12,7 @@ from pathlib import Path
 from recsys_spark.config import LogConfig
 from recsys_spark.errors import ConfigError, DataError
 from recsys_spark.log.gates import GateResult, judge_day
-from recsys_spark.log.profile import Profile, known_columns, profile_batches, standing_profile
+from recsys_spark.log.profile import OF_PEOPLE, Profile, known_columns, profile_batches, standing_profile
 from recsys_spark.log.raw import WHOLE
 from recsys_spark.log.unknown_items import unknown_events
 from recsys_spark.pipeline.context import Context
@@ -39,7 +39,7 @@ def judge(context: Context, events: Mapping[str, Version]) -> Judged:
     """Profile the run date and the days it is held against, where they are not yet, and judge it.
 
     Raises:
-        ConfigError: a gate names a column that `events` has not.
+        ConfigError: a gate names a column that `events` has not, or one whose values nobody may keep.
         DataError: `log.gates.reference_day` has no events.
     """
     log, spark, warehouse = context.config.log, context.spark, context.warehouse
@@ -49,8 +49,8 @@ def judge(context: Context, events: Mapping[str, Version]) -> Judged:
     wanted = log.gates.reference_day
     since = str(wanted) if wanted else next(iter(before), None)
     needed = [b for b in dict.fromkeys((since, *before, batch)) if b is not None and b in events]
-    columns = {*log.gates.drift_columns, *log.gates.null_share} & set(_known(log))
-    profiles = profile_batches(spark, warehouse, {b: events[b] for b in needed}, sorted(columns))
+    chosen = {b: events[b] for b in needed}
+    profiles = profile_batches(spark, warehouse, chosen, log.gates.drift_columns, list(log.gates.null_share))
     reference = profiles.get(since) or standing_profile(warehouse, since) if since else None
     if reference is None and wanted and batch != WHOLE:
         raise DataError(f"log.gates.reference_day: {wanted} has no events; ingest that day, or name another")
@@ -78,6 +78,12 @@ def _check_columns(log: LogConfig) -> None:
                 raise ConfigError(
                     f"log.gates.{key}: no column {column!r} in the events; they have {', '.join(_known(log))}"
                 )
+    attributes = {log.columns.get(name) for name in OF_PEOPLE} & {*log.attributes}
+    for column in log.gates.drift_columns:
+        if column in (*OF_PEOPLE, *attributes):
+            raise ConfigError(
+                f"log.gates.drift_columns: {column!r} names people, and a profile would keep it; leave it out"
+            )
 
 
 def track(context: Context, run: TrackedRun, judged: Judged) -> None:

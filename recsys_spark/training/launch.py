@@ -21,6 +21,7 @@ from recsys_spark.config import Config
 from recsys_spark.dataset.build import Dataset
 from recsys_spark.errors import ConfigError, DataError, RunError
 from recsys_spark.feed.reader import check_row_groups
+from recsys_spark.log.suppression import erased_count
 from recsys_spark.training.job import Epoch, TrainingJob, read_epochs, write_epochs
 from recsys_spark.warehouse import MANIFEST, Slot, Version, Warehouse, exclusive, fingerprint
 
@@ -54,7 +55,8 @@ def training_job(warehouse: Warehouse, config: Config, dataset: Dataset, name: s
     settings = models.model_config(name, config).model_dump()
     train = config.train
     # ranks change how rows are dealt out and so the weights; threads and workers change sums' order at most
-    inputs = (dataset.name, settings, config.seed, rank_count(config), train.patience, train.valid_users)
+    fixed = (settings, config.seed, rank_count(config), train.patience, train.valid_users)
+    inputs = (dataset.name, *fixed, erased_count(warehouse))
     version = f"{dataset.name[:10]}-{fingerprint((*_CODE, f'models/{name}.py'), *inputs)}"
     folder = warehouse.root.absolute() / "checkpoints" / name / version
     job = TrainingJob(

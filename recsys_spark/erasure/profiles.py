@@ -1,4 +1,4 @@
-"""Take people out of samples of hashed keys (`users.npy`), from which days are compared.
+"""Take people out of profiles, from which days are compared: of samples of hashed keys, and of histograms.
 
 A hash of an id tells whether the person was there to anyone who knows the id. It is replaced by another number
 at the same place in the order, because what is read from a sample hangs on how many hashes it has.
@@ -6,6 +6,7 @@ at the same place in the order, because what is read from a sample hangs on how 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from pyspark.sql import functions as F
 
 from recsys_spark.erasure.people import People
 from recsys_spark.erasure.rows import replacing
+from recsys_spark.log.profile import OF_PEOPLE
 
-FILE = "users.npy"
+SAMPLE, FIGURES = "users.npy", "profile.json"
 
 
 def hashes_of(spark: SparkSession, people: People) -> NDArray[np.uint64]:
@@ -45,3 +47,21 @@ def erase_from_sample(path: Path, hashes: NDArray[np.uint64]) -> int:
         with replacing(path) as aside, open(aside, "wb") as opened:
             np.save(opened, sample)
     return len(found)
+
+
+def erase_from_figures(path: Path, people: People) -> int:
+    """Count the people's ids in a profile's histograms among the other values; returns how many it had.
+
+    Of columns that name people, such as older profiles may have, no value stays.
+    """
+    plain = json.loads(path.read_text(encoding="utf-8"))
+    found = 0
+    for column, histogram in plain.get("histograms", {}).items():
+        values = histogram["values"]
+        for value in [v for v in values if column in OF_PEOPLE or v in people.names]:
+            histogram["other"] += values.pop(value)
+            found += 1
+    if found:
+        with replacing(path) as aside:
+            aside.write_text(json.dumps(plain), encoding="utf-8")
+    return found
