@@ -125,6 +125,9 @@ def test_a_person_is_nowhere_and_nobody_else_is_touched(made, monkeypatch):
     unfinished = plant_checkpoint(warehouse)
     carried = next((root / "mlflow").rglob("users/*.parquet"))
     carried.with_name(".erase-5a17").write_text(person)  # of an erasure that was killed
+    lists = warehouse.root / "recommendations/.topk-2026-01-05-killed/part.parquet"  # of a night that was
+    lists.parent.mkdir()
+    lists.write_text(person)
     store = open_store(load_config(config, []))
     store.client.set_registered_model_alias(store.model_name, "kept", "1")
     here = []
@@ -133,7 +136,7 @@ def test_a_person_is_nowhere_and_nobody_else_is_touched(made, monkeypatch):
     code, line, text = erase(config, person, overrides=FAST)
     assert code == 0, text[-3000:]
     assert here, "in this process: an executor may not have the registry's folder, and would find nothing to do"
-    assert not unfinished.exists() and line["counts"]["models_checkpoints"] == 1
+    assert not unfinished.exists() and not lists.parent.exists() and line["counts"]["models_checkpoints"] == 1
     assert naming(warehouse.root, person) == set() and naming(root / "mlflow", person) == set()
     assert {p: p.read_bytes() for p in log} == log, "the raw log is another's to keep or delete"
 

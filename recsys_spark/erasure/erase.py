@@ -122,7 +122,7 @@ def _clear(spark: SparkSession, root: Path, registry: Registry) -> None:
         for path in (root / name).glob("*"):
             if own is None or path.name != Path(own).name:
                 shutil.rmtree(path, ignore_errors=True)
-    for path in [*root.rglob(".tmp-*"), *(root / ".ingest").glob("[!.]*")]:
+    for path in [*root.rglob(".tmp-*"), *root.rglob(".topk-*"), *(root / ".ingest").glob("[!.]*")]:
         shutil.rmtree(path, ignore_errors=True)
     half_written = root.glob("checkpoints/*/*/.*.pt.*")
     aside = (path for folder in (root, *registry.folders) for path in folder.rglob(f"{ASIDE}*"))

@@ -14,6 +14,7 @@ from recsys_spark import models
 from recsys_spark.config import Config
 from recsys_spark.dataset.build import Dataset, numbered_items
 from recsys_spark.errors import ConfigError
+from recsys_spark.log.suppression import erased_count
 from recsys_spark.models.base import TrainingData
 from recsys_spark.schemas import ITEM_IDS, ITEMS
 from recsys_spark.warehouse import Version, Warehouse, fingerprint
@@ -35,7 +36,8 @@ def train_baseline(
     used = {need: _input(warehouse, dataset, name, need) for need in models.needs_of(name, settings)}
     inputs = {need: version.name if version else None for need, version in used.items()}
     code = ("models/base.py", "models/blocks.py", "native.py", models.code_of(name))
-    version_name = f"{day}-{fingerprint(code, dataset.name, settings.model_dump(), config.seed, inputs)}"
+    made_from = (dataset.name, settings.model_dump(), config.seed, inputs, erased_count(warehouse))
+    version_name = f"{day}-{fingerprint(code, *made_from)}"
 
     def build(path: Path) -> dict[str, Any]:
         start = time.perf_counter()
