@@ -47,6 +47,7 @@ def rows_table(events: dict[str, Version], dataset: Dataset) -> pd.DataFrame:
 
 def markdown(table: pd.DataFrame) -> str:
     """Return the table for the description of a run."""
-    lines = ["| station | what | rows |", "|---|---|---|"]
-    lines += [f"| {r['station']} | {r['what']} | {r['rows']:,} |" for r in table.to_dict("records")]
+    lines = ["| station | what | rows |", "|---|---|--:|"]
+    # the page sets the cells of a table without any space between them
+    lines += [f"| {r['station']}&ensp; | {r['what']}&ensp; | {r['rows']:,} |" for r in table.to_dict("records")]
     return "\n".join(lines) + "\n"

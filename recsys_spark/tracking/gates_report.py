@@ -71,7 +71,10 @@ def _draw_volume(
     bars = axes.bar(labels, [p.events for p in days], color=colors, width=0.7)
     axes.set_xlim(-0.6, max(len(days), 4) - 0.4)  # a few bars are not made as wide as eight
     shown_events = [""] * len(trailing) + [f"{profile.events:,}"]
-    axes.bar_label(bars, shown_events, padding=2, fontweight="bold")
+    # in the bar where it is long enough: above it is where the median runs on most days
+    inside = profile.events > 0.2 * max(p.events for p in days)
+    style = {"padding": -14, "color": "white", "fontsize": 9} if inside else {"padding": 2}
+    axes.bar_label(bars, shown_events, fontweight="bold", **style)
     if found[0].value is not None:
         usual = statistics.median(p.events for p in trailing)
         drop, rise = config.volume_drop, config.volume_rise
