@@ -73,8 +73,8 @@ def _draw_volume(
     shown_events = [""] * len(trailing) + [f"{profile.events:,}"]
     # in the bar where it is long enough: above it is where the median runs on most days
     inside = profile.events > 0.2 * max(p.events for p in days)
-    style = {"padding": -14, "color": "white", "fontsize": 9} if inside else {"padding": 2}
-    axes.bar_label(bars, shown_events, fontweight="bold", **style)
+    placed = {"padding": -14, "color": "white", "fontsize": 9} if inside else {"padding": 2}
+    axes.bar_label(bars, shown_events, fontweight="bold", **placed)
     if found[0].value is not None:
         usual = statistics.median(p.events for p in trailing)
         drop, rise = config.volume_drop, config.volume_rise
