@@ -3,6 +3,8 @@ CONF ?= conf/embedded.yaml
 DATASET ?= movielens-1m
 BENCHMARKS := $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
 RUN := scripts/with_env.sh
+# Two processes, each with a Spark session of its own, which a test spends most of its time waiting for.
+PARALLEL := -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup nightly generate-log test test-all lint format ui data cluster cluster-stop bench clean
@@ -23,10 +25,10 @@ job-%: setup  ## any other of jobs/NAME.py (the variables of nightly)
 	@scripts/submit.sh $* --config $(CONF) $(if $(DATE),--date $(DATE)) $(ARGS)
 
 test: lint  ## lint, and every test but the slow ones (ARGS= of pytest)
-	@$(RUN) pytest -m "not slow" $(ARGS)
+	@$(RUN) pytest $(PARALLEL) -m "not slow" $(ARGS)
 
 test-all: lint  ## lint, and every test (ARGS= of pytest)
-	@$(RUN) pytest $(ARGS)
+	@$(RUN) pytest $(PARALLEL) $(ARGS)
 
 lint: setup  ## ruff, mypy and the import contract
 	@$(RUN) ruff check .
