@@ -2,9 +2,8 @@
 
 A baseline's module has `Config`, `fit(data, config)`, which learns from a `TrainingData` on Spark, `load(path)`,
 `needs(config)` where it learns from more than the interactions, and `SHARES` where part of its code is in files that
-other models have too. A deep model's has `Config` and `Network`,
-a torch module that `recsys_spark.training` trains. Modules are imported when they are needed, so that a Spark
-executor that serves popularity never loads torch.
+other models have too. A deep model's has `Config` and `Network`, a torch module that `recsys_spark.training` trains.
+Modules are imported when they are needed, so that a Spark executor that serves popularity never loads torch.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ from recsys_spark.models.knn.search import neighbours
 from recsys_spark.models.knn.similarity import Histories, Similarity, Weighting
 
 SHARES = ("models/knn",)
+ROWS = "rows.npz"
+"""The training users' rows in a saved model."""
 
 
 class Config(Similarity):
@@ -62,15 +64,17 @@ class UserKnn:
         return scores
 
     def save(self, path: Path) -> None:
-        for part, array in zip(("indptr", "items", "weights"), self.rows, strict=True):
-            np.save(path / f"{part}.npy", array)
+        indptr, items, weights = self.rows
+        np.savez(path / ROWS, indptr=indptr, items=items, weights=weights)  # one file: it is replaced as a whole
         write_card(path, self.name, n_items=self.n_items, config=self.config.model_dump())
 
     @classmethod
     def load(cls, path: Path) -> UserKnn:
         card = read_card(path)
-        indptr, items, weights = (np.load(path / f"{part}.npy") for part in ("indptr", "items", "weights"))
-        return cls(indptr, items, weights, card["n_items"], Config.model_validate(card["config"]))
+        with np.load(path / ROWS) as rows:
+            return cls(
+                rows["indptr"], rows["items"], rows["weights"], card["n_items"], Config.model_validate(card["config"])
+            )
 
 
 def fit(data: TrainingData, config: Config) -> UserKnn:
