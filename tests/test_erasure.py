@@ -30,9 +30,10 @@ from recsys_spark.erasure.rows import FileResult, Task, erase_rows
 from recsys_spark.erasure.weights import erase_from_model
 from recsys_spark.log.privacy import key_id
 from recsys_spark.log.suppression import erased_count
-from recsys_spark.models import load, module_of
+from recsys_spark.models import load, module_of, user_knn
 from recsys_spark.models.base import UserBlock
 from recsys_spark.models.torch_recommender import TorchRecommender
+from recsys_spark.models.user_knn import UserKnn
 from recsys_spark.pipeline import erasure, job, stages
 from recsys_spark.pipeline.context import StageResult
 from recsys_spark.pipeline.nightly import nightly
@@ -444,6 +445,16 @@ def test_the_counts_of_a_feed_keep_their_largest_id(tmp_path):
     assert erase_rows(folder / "part.parquet", "feed", task).removed == 2
     assert pq.read_table(folder / "part.parquet").to_pydict() == {"user_id": [5, 9], "count": [2, 0]}
     assert erase_rows(folder / "part.parquet", "feed", task).removed == 0
+
+
+def test_user_knn_forgets_what_a_user_had(tmp_path):
+    rows = np.array([0, 0, 2, 3, 5]), np.array([1, 2, 3, 1, 4], np.int32), np.arange(1, 6, dtype=np.float32)
+    UserKnn(*rows, 5, user_knn.Config()).save(tmp_path)
+    assert erase_from_model(tmp_path, [2, 99, 0]) == 1 and erase_from_model(tmp_path, [2, 99, 0]) == 0
+    left = UserKnn.load(tmp_path)
+    assert [array.tolist() for array in left.rows] == [[0, 0, 2, 2, 4], [1, 2, 1, 4], [1, 2, 4, 5]]
+    assert left.known.tolist() == [False, True, True, False, True]
+    assert erase_from_model(tmp_path, []) == 0
 
 
 @pytest.mark.parametrize("name", ["two_tower", "neumf"])

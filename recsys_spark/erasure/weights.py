@@ -1,8 +1,9 @@
 """Take people out of saved models: the rows that a deep model has learnt about them become zeros.
 
-Baselines keep nothing of single users: popularity counts, and ALS keeps the items' factors alone. A deep
-model's tables of users are the embeddings of its network whose names begin with `user`, a row per dense id. What
-else a model learnt from people stays in it until it is trained again.
+Of the baselines user_knn keeps what single users had, and loses it here; the others keep nothing of single users:
+popularity counts, ALS keeps the items' factors and item_knn the items' neighbours alone. A deep model's tables of users
+are the embeddings of its network whose names begin with `user`, a row per dense id. What else a model learnt from
+people stays in it until it is trained again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from recsys_spark import models
 from recsys_spark.erasure.rows import replacing
 from recsys_spark.models.base import read_card
+from recsys_spark.models.user_knn import ROWS, UserKnn
 
 WEIGHTS, TRAINED = "weights.pt", "trained.npz"
 
@@ -26,6 +28,8 @@ def erase_from_model(folder: Path, ids: list[int]) -> int:
         Of how many of the people it held anything.
     """
     name = read_card(folder)["model"]
+    if name == UserKnn.name:
+        return _erase_rows(folder / ROWS, ids)
     if name not in models.DEEP or not ids:
         return 0
     import torch  # only here: a warehouse without deep models needs no torch
@@ -48,6 +52,22 @@ def erase_from_model(folder: Path, ids: list[int]) -> int:
         with replacing(folder / TRAINED) as aside, open(aside, "wb") as opened:
             np.savez(opened, **trained)
     return len(held | known)
+
+
+def _erase_rows(path: Path, ids: list[int]) -> int:
+    """Empty the people's rows of training items, and return how many of them had one."""
+    with np.load(path) as arrays:
+        rows = dict(arrays)
+    lengths = np.diff(rows["indptr"])
+    there = [i for i in ids if i < len(lengths) and lengths[i]]
+    if there:
+        stays = ~np.isin(np.repeat(np.arange(len(lengths)), lengths), there)
+        lengths[there] = 0
+        rows |= {"items": rows["items"][stays], "weights": rows["weights"][stays]}
+        rows["indptr"] = np.concatenate([[0], np.cumsum(lengths)])
+        with replacing(path) as aside, open(aside, "wb") as opened:
+            np.savez(opened, **rows)
+    return len(there)
 
 
 def user_tables(name: str) -> list[str]:

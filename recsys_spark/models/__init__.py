@@ -1,9 +1,9 @@
 """The models, one per file; a new one is a file here and a line in `BASELINES` or `DEEP`.
 
 A baseline's module has `Config`, `fit(data, config)`, which learns from a `TrainingData` on Spark, `load(path)`,
-and `needs(config)` where it learns from more than the interactions. A deep model's has `Config` and `Network`,
-a torch module that `recsys_spark.training` trains. Modules are imported when they are needed, so that a Spark
-executor that serves popularity never loads torch.
+`needs(config)` where it learns from more than the interactions, and `SHARES` where part of its code is in files that
+other models have too. A deep model's has `Config` and `Network`, a torch module that `recsys_spark.training` trains.
+Modules are imported when they are needed, so that a Spark executor that serves popularity never loads torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from recsys_spark.config import Config, Section, first_error
 from recsys_spark.errors import ConfigError
 from recsys_spark.models.base import Recommender, read_card
 
-BASELINES = ("popularity", "als")
+BASELINES = ("popularity", "als", "item_knn", "user_knn")
 DEEP = ("neumf", "two_tower")
 
 
@@ -49,9 +49,11 @@ def needs_of(name: str, settings: Any) -> tuple[str, ...]:
     return tuple(module.needs(settings)) if hasattr(module, "needs") else ()
 
 
-def code_of(name: str) -> str:
-    """Return the file, or the folder, of a model, for `fingerprint`."""
-    return f"models/{name}" if hasattr(module_of(name), "__path__") else f"models/{name}.py"
+def code_of(name: str) -> tuple[str, ...]:
+    """Return a model's code for `fingerprint`: its file or folder, and what its module says that it `SHARES`."""
+    module = module_of(name)
+    own = f"models/{name}" if hasattr(module, "__path__") else f"models/{name}.py"
+    return own, *getattr(module, "SHARES", ())
 
 
 def check_models(config: Config) -> None:

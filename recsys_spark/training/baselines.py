@@ -35,7 +35,7 @@ def train_baseline(
     day = dataset.name[:10]
     used = {need: _input(warehouse, dataset, name, need) for need in models.needs_of(name, settings)}
     inputs = {need: version.name if version else None for need, version in used.items()}
-    code = ("models/base.py", "models/blocks.py", "native.py", models.code_of(name))
+    code = ("models/base.py", "models/blocks.py", "native.py", *models.code_of(name))
     made_from = (dataset.name, settings.model_dump(), config.seed, inputs, erased_count(warehouse))
     version_name = f"{day}-{fingerprint(code, *made_from)}"
 
