@@ -108,30 +108,50 @@ class Slot:
             name: version name; ends in the fingerprint of its inputs.
             build: writes the version's files into the folder it is given (Spark's rows into `data`),
                 checks them, and returns the manifest's entries.
-            flip: make it the live version.
+            flip: make it the live version. One that is not to be live locks itself alone, not the slot: several
+                may be written side by side, also while a night writes its own.
 
         Returns:
             The version, and whether it was built now.
         """
-        with exclusive(self.path):
-            standing = self.version(name)
-            if standing is None:
-                for leftover in self.path.glob(".tmp-*"):  # of a run that was killed: the lock is ours
-                    shutil.rmtree(leftover, ignore_errors=True)
-                aside = self.path / f".tmp-{uuid.uuid4().hex}"
-                aside.mkdir()
-                try:
-                    manifest = {**build(aside), "created_at": dt.datetime.now(dt.UTC).isoformat()}
-                    (aside / MANIFEST).write_text(json.dumps(manifest, indent=1, default=str), encoding="utf-8")
-                    os.rename(aside, self.path / name)
-                except BaseException:
-                    shutil.rmtree(aside, ignore_errors=True)
-                    raise
-            version = self.version(name)
-            assert version is not None
+        place = self.path if flip else self.path / f".{name}"
+        with exclusive(place):
+            try:
+                version, made = self._build_once(place, name, build)
+            finally:
+                if not flip:
+                    shutil.rmtree(place)
             if flip:
                 self.flip(version)
-        return version, standing is None
+        return version, made
+
+    def _build_once(self, place: Path, name: str, build: Callable[[Path], dict[str, Any]]) -> tuple[Version, bool]:
+        standing = self.version(name)
+        if standing is not None:
+            return standing, False
+        for leftover in place.glob(".tmp-*"):  # of a run that was killed: the lock is ours
+            shutil.rmtree(leftover, ignore_errors=True)
+        aside = place / f".tmp-{uuid.uuid4().hex}"
+        aside.mkdir()
+        try:
+            manifest = {**build(aside), "created_at": dt.datetime.now(dt.UTC).isoformat()}
+            (aside / MANIFEST).write_text(json.dumps(manifest, indent=1, default=str), encoding="utf-8")
+            self._adopt(aside, name)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        version = self.version(name)
+        assert version is not None
+        return version, True
+
+    def _adopt(self, aside: Path, name: str) -> None:
+        """Rename a finished folder to its version, unless a run with the other lock was faster: it wrote the same."""
+        try:
+            os.rename(aside, self.path / name)
+        except OSError:
+            if self.version(name) is None:
+                raise
+            shutil.rmtree(aside)
 
     def expire(self, keep: int) -> list[str]:
         """Delete all but the newest `keep` versions; the live one always stays. Returns their names.

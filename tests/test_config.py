@@ -148,6 +148,22 @@ def test_extends_starts_from_another_file(tmp_path):
     assert (config.dataset.k_core, config.dataset.valid_days, config.evaluation.ks) == (2, 2, [10, 1])
 
 
+def test_extends_takes_several_files_the_later_over_the_earlier(tmp_path):
+    write(tmp_path, {**BASE, "seed": 7, "models": {"als": {"rank": 8, "alpha": 2.0}}}, "night.yaml")
+    write(tmp_path, {"models": {"als": {"rank": 16}}}, "tuned.yaml")
+    config = load_config(write(tmp_path, {"extends": ["night.yaml", "tuned.yaml"], "name": "child"}))
+    assert (config.name, config.seed, config.models) == ("child", 7, {"als": {"rank": 16, "alpha": 2.0}})
+    back = load_config(write(tmp_path, {"extends": ["tuned.yaml", "night.yaml"]}))
+    assert back.models == {"als": {"rank": 8, "alpha": 2.0}}
+    own = {"extends": ["night.yaml", "tuned.yaml"], "models": {"als": {"rank": 4}}}
+    assert load_config(write(tmp_path, own)).models["als"]["rank"] == 4
+    assert "gone.yaml: no such" in refusal(write(tmp_path, {"extends": ["night.yaml", "gone.yaml"]}))
+    write(tmp_path, {"extends": ["night.yaml", "b.yaml"]}, "a.yaml")
+    write(tmp_path, {"extends": ["a.yaml"]}, "b.yaml")
+    assert "extends itself" in refusal(tmp_path / "a.yaml")
+    assert load_config(write(tmp_path, {**BASE, "extends": []})).name == "shop"
+
+
 def test_extends_names_the_file_that_is_at_fault(tmp_path):
     path = write(tmp_path, {**BASE, "extends": "gone.yaml"})
     assert "gone.yaml: no such" in refusal(path)

@@ -14,7 +14,7 @@ import pytest
 
 from recsys_spark import warehouse as module
 from recsys_spark.errors import DataError, RunError
-from recsys_spark.warehouse import MANIFEST, Slot, Warehouse, fingerprint
+from recsys_spark.warehouse import MANIFEST, Busy, Slot, Warehouse, fingerprint
 
 WRITER = """
 import sys, time
@@ -128,6 +128,31 @@ def test_a_manifest_that_cannot_be_written_leaves_no_version(slot):
     with pytest.raises(ValueError, match="Circular"):
         slot.materialize("v1", circular)
     assert visible(slot) == set() and slot.current() is None
+
+
+def test_versions_that_are_not_to_be_live_are_written_side_by_side(slot, writer):
+    slot.materialize("v1", building("one"))
+    _, release = writer("v2")  # holds the slot's lock
+
+    def nested(path: Path) -> dict[str, object]:
+        assert slot.materialize("v4", building("four"), flip=False)[1]
+        with pytest.raises(Busy, match="another run is writing it"):
+            slot.materialize("v3", building(), flip=False)
+        return building("three")(path)
+
+    version, built = slot.materialize("v3", nested, flip=False)
+    assert built and Path(version.data).read_text() == "three" and slot.current().name == "v1"
+    assert not [p for p in slot.path.iterdir() if p.name.startswith((".v", ".2"))], "their locks go with them"
+    release.touch()
+
+
+def test_a_version_that_another_run_made_meanwhile_is_taken(slot):
+    def overtaken(path: Path) -> dict[str, object]:
+        slot.materialize("v1", building("one"))
+        return building("one")(path)
+
+    version, _ = slot.materialize("v1", overtaken, flip=False)
+    assert Path(version.data).read_text() == "one" and visible(slot) == {"v1"}
 
 
 def test_a_killed_process_leaves_what_was_published_and_a_second_run_finishes(slot, writer):

@@ -1,6 +1,6 @@
 """Strict YAML configuration: what is not known, not of its type or in conflict stops before Spark starts.
 
-One file configures the whole nightly run. `extends:` names a file whose values are taken first;
+One file configures the whole nightly run. `extends:` names a file, or several, whose values are taken first;
 overrides of the form `key.sub=value` (the value is read as YAML) come last. Model parameters live in
 `models:` and are checked against the typed config beside each model (see `recsys_spark.models`).
 """
@@ -23,9 +23,11 @@ from recsys_spark.config.night import (
     EvaluationConfig,
     PromotionConfig,
     PublishConfig,
+    SpaceConfig,
     SparkConfig,
     TrackingConfig,
     TrainConfig,
+    TuneConfig,
 )
 from recsys_spark.config.root import Config
 from recsys_spark.config.section import Section
@@ -48,9 +50,11 @@ __all__ = [
     "PromotionConfig",
     "PublishConfig",
     "Section",
+    "SpaceConfig",
     "SparkConfig",
     "TrackingConfig",
     "TrainConfig",
+    "TuneConfig",
     "first_error",
     "load_config",
     "parse_date",

@@ -17,7 +17,8 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     """Read and check a configuration file.
 
     Args:
-        path: a YAML file; its key `extends` may name another, relative to itself, to start from.
+        path: a YAML file; its key `extends` may name another, relative to itself, to start from, or a list of them,
+            of which a later one replaces what an earlier one says.
         overrides: `key.sub=value` strings, applied last; the value is read as YAML.
 
     Raises:
@@ -59,10 +60,11 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not valid YAML{where}: {problem}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: is not a mapping of keys to values")
-    base = values.pop("extends", None)
-    if base is None:
-        return values
-    return _merge(_read(path.parent / str(base), (*seen, path.resolve())), values)
+    bases = values.pop("extends", None)
+    merged: dict[str, Any] = {}
+    for base in bases if isinstance(bases, list) else [bases] if bases is not None else []:
+        merged = _merge(merged, _read(path.parent / str(base), (*seen, path.resolve())))
+    return _merge(merged, values)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

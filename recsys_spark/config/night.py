@@ -1,6 +1,8 @@
-"""The sections of training, evaluation, publishing and tracking."""
+"""The sections of training, its search for parameters, evaluation, publishing and tracking."""
 
 from __future__ import annotations
+
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -40,6 +42,65 @@ class TrainConfig(Section):
     def _has_popularity(self) -> TrainConfig:
         if "popularity" not in self.baselines:
             raise ValueError("train.baselines needs 'popularity': cold users are served by it")
+        return self
+
+
+class SpaceConfig(Section):
+    """By parameter of the model, what a search may choose for it: a list of values, or a range with both ends in it."""
+
+    values: list[Any] | None = None
+    """Values without an order; `[8, 16]` is short for `{values: [8, 16]}`."""
+    low: float | None = None
+    """Least value of a range."""
+    high: float | None = None
+    """Greatest value of a range."""
+    log: bool = False
+    """Draw evenly over the logarithm, not for a grid."""
+    step: float | None = Field(None, gt=0)
+    """Distance between the values of a range; a grid needs it, unless the parameter is an integer: then it is 1."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, given: Any) -> Any:
+        return {"values": given} if isinstance(given, list) else given
+
+    def fault(self) -> str | None:
+        """Say what is wrong with it, if anything is."""
+        if (self.values is None) == (self.low is None and self.high is None):
+            return "needs a list of values, or low and high"
+        if self.values is not None:
+            return "is empty; list some values" if not self.values else None
+        if self.low is None or self.high is None:
+            return "needs both low and high"
+        if self.low > self.high:
+            return f"has a low of {self.low:g} above its high of {self.high:g}"
+        if self.log and (self.low <= 0 or self.step is not None):
+            return "is drawn over the logarithm, which needs a low above 0 and no step"
+        return None
+
+
+class TuneConfig(Section):
+    """The search for a model's parameters (`jobs/tune.py`): trials judged by NDCG@10 on the valid part."""
+
+    model: str = "als"
+    """The model; what `models.NAME` says of the parameters that are not searched stays as it is."""
+    sampler: Literal["grid", "random", "tpe"] = "tpe"
+    """Every point of a grid, points drawn at random, or Bayesian search by a tree-structured Parzen estimator."""
+    trials: int | None = Field(None, ge=1)
+    """Most trials; null = every point of a grid, 20 of the others."""
+    parallel: int = Field(1, ge=1)
+    """Trials at a time, on threads of one Spark session; a deep model's come one by one, on `train.ranks` processes."""
+    prune_after: int | None = Field(5, ge=1)
+    """Finished trials after which one that does worse than their median at the same epoch is ended; null = never."""
+    space: dict[str, SpaceConfig] = {}
+    """By parameter of the model: `[8, 16]`, or `{low: 0.001, high: 0.1, log: true}`, or with a `step`."""
+
+    @model_validator(mode="after")
+    def _is_a_space(self) -> TuneConfig:
+        for name, space in self.space.items():
+            fault = space.fault()
+            if fault is not None:
+                raise ValueError(f"tune.space.{name} {fault}")
         return self
 
 

@@ -15,6 +15,7 @@ from recsys_spark.config.night import (
     SparkConfig,
     TrackingConfig,
     TrainConfig,
+    TuneConfig,
 )
 from recsys_spark.config.section import Section
 
@@ -32,6 +33,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     models: dict[str, dict[str, Any]] = {}
     """Parameters by model name, checked against the typed config in the model's file."""
+    tune: TuneConfig = TuneConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     promotion: PromotionConfig = PromotionConfig()
     publish: PublishConfig = PublishConfig()

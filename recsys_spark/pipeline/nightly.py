@@ -35,7 +35,7 @@ def _nightly(context: Context) -> StageResult:
     seconds: dict[str, float] = {}
     context.parent = start_night(context.store, context.night)
     with closing(context.parent) as run:
-        run.params(context.config.model_dump(mode="json", exclude={"models", "spark"}))
+        run.params(context.config.model_dump(mode="json", exclude={"models", "spark", "tune"}))
         for number, (name, stage) in enumerate(stages.items(), start=1):
             _say(f"[{number}/{len(stages)}] {name} …")
             start = time.perf_counter()

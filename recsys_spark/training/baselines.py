@@ -24,20 +24,26 @@ Log = Callable[[int, dict[str, float]], None]
 
 
 def train_baseline(
-    spark: SparkSession, warehouse: Warehouse, config: Config, dataset: Dataset, name: str, log: Log | None = None
+    spark: SparkSession,
+    warehouse: Warehouse,
+    config: Config,
+    dataset: Dataset,
+    name: str,
+    log: Log | None = None,
+    *,
+    live: bool = True,
 ) -> tuple[Version, bool]:
     """Return the version of a baseline fitted on the training part's core, and whether it was made now.
+
+    Args:
+        live: make it the night's version of the model; a trial of a search must not.
 
     Raises:
         ConfigError: it builds on a model that `train.baselines` does not name before it.
     """
     settings = models.model_config(name, config)
-    day = dataset.name[:10]
-    used = {need: _input(warehouse, dataset, name, need) for need in models.needs_of(name, settings)}
-    inputs = {need: version.name if version else None for need, version in used.items()}
-    code = ("models/base.py", "models/blocks.py", "native.py", *models.code_of(name))
-    made_from = (dataset.name, settings.model_dump(), config.seed, inputs, erased_count(warehouse))
-    version_name = f"{day}-{fingerprint(code, *made_from)}"
+    version_name, used = baseline_version(warehouse, config, dataset, name)
+    inputs = _names(used)
 
     def build(path: Path) -> dict[str, Any]:
         start = time.perf_counter()
@@ -62,11 +68,27 @@ def train_baseline(
             "item_ids": _item_ids(warehouse, dataset), "steps": steps, "seconds": time.perf_counter() - start,
         }  # fmt: skip
 
-    version, made = warehouse.slot(f"models/{name}", date=day).materialize(version_name, build)
+    slot = warehouse.slot(f"models/{name}", date=dataset.name[:10])
+    version, made = slot.materialize(version_name, build, flip=live)
     if log is not None:
         for step, figures in version.manifest["steps"]:
             log(step, figures)
     return version, made
+
+
+def baseline_version(
+    warehouse: Warehouse, config: Config, dataset: Dataset, name: str
+) -> tuple[str, dict[str, Version | None]]:
+    """Name the version that `train_baseline` makes, and return what it is made from beside the interactions."""
+    settings = models.model_config(name, config)
+    used = {need: _input(warehouse, dataset, name, need) for need in models.needs_of(name, settings)}
+    code = ("models/base.py", "models/blocks.py", "native.py", *models.code_of(name))
+    parts = (dataset.name, settings.model_dump(), config.seed, _names(used), erased_count(warehouse))
+    return f"{dataset.name[:10]}-{fingerprint(code, *parts)}", used
+
+
+def _names(used: dict[str, Version | None]) -> dict[str, str | None]:
+    return {need: version.name if version else None for need, version in used.items()}
 
 
 def _input(warehouse: Warehouse, dataset: Dataset, name: str, need: str) -> Version | None:

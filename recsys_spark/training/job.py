@@ -46,6 +46,8 @@ class Epoch:
 
 
 EPOCHS = "epochs.jsonl"
+STOP = "stop"
+"""A file of this name in the job's folder asks the ranks for no further epoch."""
 
 
 def write_epochs(folder: Path, epochs: list[Epoch]) -> None:

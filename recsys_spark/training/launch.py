@@ -22,10 +22,11 @@ from recsys_spark.dataset.build import Dataset
 from recsys_spark.errors import ConfigError, DataError, RunError
 from recsys_spark.feed.reader import check_row_groups
 from recsys_spark.log.suppression import erased_count
-from recsys_spark.training.job import Epoch, TrainingJob, read_epochs, write_epochs
+from recsys_spark.training.job import STOP, Epoch, TrainingJob, read_epochs, write_epochs
 from recsys_spark.warehouse import MANIFEST, Slot, Version, Warehouse, exclusive, fingerprint
 
 OnEpoch = Callable[[Epoch], None]
+"""Hears of an epoch; may raise `StopTraining`."""
 
 _CODE = (
     "training",
@@ -38,6 +39,10 @@ _CODE = (
 _START_TIMEOUT = 120  # seconds for Spark to give all ranks a slot at once
 _REGISTER_TIMEOUT = 1800
 _POLL_SECONDS = 0.5
+
+
+class StopTraining(Exception):
+    """Raised by who hears of an epoch and wants no further one: the ranks stop, and there is no model."""
 
 
 def under_horovodrun() -> bool:
@@ -67,15 +72,27 @@ def training_job(warehouse: Warehouse, config: Config, dataset: Dataset, name: s
 
 
 def train_deep(
-    warehouse: Warehouse, config: Config, dataset: Dataset, name: str, on_epoch: OnEpoch | None = None
+    warehouse: Warehouse,
+    config: Config,
+    dataset: Dataset,
+    name: str,
+    on_epoch: OnEpoch | None = None,
+    *,
+    live: bool = True,
 ) -> tuple[Version, bool] | None:
     """Train a deep model on all ranks and write it as a version of `models/<name>`.
 
     Under `horovodrun` every rank calls this; all but rank 0 return None. Else the ranks are tasks of the
     running Spark session. `on_epoch` hears of each epoch, in this process.
 
+    Args:
+        live: make it the night's version of the model; a trial of a search must not.
+
     Returns:
         The version, and whether it was made now.
+
+    Raises:
+        StopTraining: `on_epoch` did; the training is over and its checkpoints are gone.
     """
     job, version = training_job(warehouse, config, dataset, name)
     slot = warehouse.slot(f"models/{name}", date=dataset.name[:10])
@@ -87,11 +104,11 @@ def train_deep(
     # beside the folder, which goes when the model stands; a second run must not train in it meanwhile
     lock = exclusive(job.folder.with_name(f".{version}.lock")) if is_rank_zero() else contextlib.nullcontext()
     with lock:
-        return _train_once(config, dataset, job, slot, version, on_epoch)
+        return _train_once(config, dataset, job, slot, version, on_epoch, live)
 
 
 def _train_once(
-    config: Config, dataset: Dataset, job: TrainingJob, slot: Slot, version: str, on_epoch: OnEpoch | None
+    config: Config, dataset: Dataset, job: TrainingJob, slot: Slot, version: str, on_epoch: OnEpoch | None, live: bool
 ) -> tuple[Version, bool] | None:
     standing = slot.version(version)
     if standing is not None and not is_rank_zero():
@@ -100,6 +117,7 @@ def _train_once(
         check_row_groups(dataset.feed.manifest, rank_count(config))
         job.folder.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
+        (job.folder / STOP).unlink(missing_ok=True)  # of a search that was killed before it tidied up
         with _bar(job, on_epoch) as report:
             if under_horovodrun():
                 _as_rank(job, report)
@@ -109,11 +127,14 @@ def _train_once(
             if not is_rank_zero():
                 return None
             report.catch_up()
+        if report.stopped is not None:
+            shutil.rmtree(job.folder, ignore_errors=True)
+            raise report.stopped
 
     def build(path: Path) -> dict[str, Any]:
         return _save(job, path) | {"dataset": dataset.name, "seconds": seconds}
 
-    made = slot.materialize(version, build)
+    made = slot.materialize(version, build, flip=live)
     shutil.rmtree(job.folder, ignore_errors=True)  # the model stands: nothing will resume from its checkpoints
     return made
 
@@ -130,17 +151,24 @@ class _Report:
     other ranks waiting for rank 0 in an allreduce.
     """
 
-    def __init__(self, bar: tqdm, on_epoch: OnEpoch | None) -> None:
+    def __init__(self, bar: tqdm, job: TrainingJob, on_epoch: OnEpoch | None) -> None:
         self.bar = bar
+        self.job = job
         self.on_epoch = on_epoch
         self.missed: list[Epoch] = []
+        self.stopped: StopTraining | None = None
 
     def __call__(self, done: Epoch) -> None:
+        if self.stopped is not None:  # the ranks had begun another epoch
+            return
         self.bar.update(done.epoch + 1 - self.bar.n)
         rate = f"{done.samples_per_second:,.0f} samples/s"
         self.bar.set_postfix_str(f"loss {done.loss:.4f}, NDCG@10 {done.valid_ndcg_at_10:.4f}, {rate}")
         try:
             self._tell(done)
+        except StopTraining as stop:
+            self.stopped = stop
+            (self.job.folder / STOP).touch()
         except Exception as error:
             self.missed.append(done)
             self.bar.write(f"epoch {done.epoch} is not tracked yet, training goes on: {error}", file=sys.stderr)
@@ -161,7 +189,7 @@ def _bar(job: TrainingJob, on_epoch: OnEpoch | None) -> Iterator[_Report]:
         total=job.config["epochs"], desc=f"train {job.model}", unit="epoch", file=sys.stderr, dynamic_ncols=True,
         disable=not is_rank_zero(),
     ) as bar:  # fmt: skip
-        yield _Report(bar, on_epoch)
+        yield _Report(bar, job, on_epoch)
 
 
 def _as_rank(job: TrainingJob, report: OnEpoch) -> None:

@@ -26,7 +26,7 @@ from recsys_spark.feed.reader import Feed
 from recsys_spark.models import module_of
 from recsys_spark.models.torch_recommender import TorchRecommender
 from recsys_spark.training import checkpoint
-from recsys_spark.training.job import Epoch, TrainingJob, write_epochs
+from recsys_spark.training.job import STOP, Epoch, TrainingJob, write_epochs
 from recsys_spark.training.validate import Validation
 
 
@@ -71,6 +71,7 @@ class _Run:
         self.optimizer = hvd.DistributedOptimizer(optimizer, named_parameters=network.named_parameters())
         self.validation = Validation(job.histories, hvd.rank(), hvd.size(), job.valid_users, job.seed)
         self.epochs: list[Epoch] = []
+        self.stopped = False
         self._agree_on_steps()
 
     def _agree_on_steps(self) -> None:
@@ -91,9 +92,9 @@ class _Run:
         self.epochs = hvd.broadcast_object(self.epochs, root_rank=0, name="epochs")
 
     def is_over(self) -> bool:
-        """Whether all epochs are done, or `patience` of them brought nothing better."""
+        """Whether all epochs are done, `patience` of them brought nothing better, or someone asked for no more."""
         n = len(self.epochs)
-        return n >= self.config.epochs or (n > 0 and n - 1 - self._best() >= self.job.patience)
+        return self.stopped or n >= self.config.epochs or (n > 0 and n - 1 - self._best() >= self.job.patience)
 
     def _best(self) -> int:
         return int(np.argmax([e.valid_ndcg_at_10 for e in self.epochs]))
@@ -133,7 +134,9 @@ class _Run:
         )
         if not math.isfinite(done.loss):
             raise DataError(f"{self.job.model}: the loss is {done.loss} in epoch {number}; lower its learning_rate")
-        self.epochs.append(hvd.broadcast_object(done, root_rank=0, name=f"epoch{number}"))
+        stop = (self.job.folder / STOP).exists()  # rank 0's look counts: the ranks have to agree
+        done, self.stopped = hvd.broadcast_object((done, stop), root_rank=0, name=f"epoch{number}")
+        self.epochs.append(done)
         if hvd.rank() == 0:
             self._checkpoint()
         return self.epochs[-1]
