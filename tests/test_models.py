@@ -236,6 +236,58 @@ def test_popularity_refuses_a_negative_damping():
         popularity.Config(damping=-1.0)
 
 
+def dated(spark, rows):
+    """Interactions of (user, item, weight, age in days)."""
+    rows = [(u, i, w, 3.0, 1_700_000_000 - round(age * 86_400)) for u, i, w, age in rows]
+    return spark.createDataFrame(rows, "user_id int, item_id int, weight float, rating float, timestamp long")
+
+
+AGES = [(1, 1, 2.0, 0.0), (2, 1, 1.0, 3.0), (1, 2, 4.0, 6.9), (2, 2, 1.0, 7.0), (3, 4, 8.0, 7.1), (3, 1, 1.0, 30.0)]
+
+
+def test_popularity_of_the_last_days(spark):
+    """Item 4 was trained, but long ago: popular by 0, which is an opinion; item 3 was not trained."""
+    rows = dated(spark, AGES)
+    lately = popularity.fit(data_of(rows), popularity.Config(days=7))
+    assert lately.counts.tolist() == [0, 2, 1, 0, 0]
+    assert lately.known.tolist() == [False, True, True, False, True]
+    assert lately.score(UserBlock.of([1], [[]])).tolist() == [[NO_OPINION, 2, 1, NO_OPINION, 0]]
+    items, _ = recommend_block(lately, UserBlock.of([1], [[]]), 4)
+    assert items.tolist() == [[1, 2, 4, 0]]
+    assert popularity.fit(data_of(rows), popularity.Config(days=7, by="weight")).counts.tolist() == [0, 3, 4, 0, 0]
+    everything = popularity.fit(data_of(rows), popularity.Config(days=40))
+    assert everything.counts.tolist() == popularity.fit(data_of(rows), popularity.Config()).counts.tolist()
+    again = load(saved(lately))
+    assert again.known.tolist() == lately.known.tolist()
+    np.testing.assert_array_equal(lately.ratings, everything.ratings)  # a mean rating knows no window
+
+
+@pytest.mark.parametrize("by", ["users", "weight"])
+@pytest.mark.parametrize("days", [None, 7])
+def test_popularity_halves_with_age(spark, by, days):
+    expected = np.zeros(5)
+    for _, item, weight, age in AGES:
+        if days is None or age < days:
+            expected[item] += (weight if by == "weight" else 1) * 0.5 ** (age / 2.5)
+    config = popularity.Config(by=by, days=days, half_life_days=2.5)
+    model = popularity.fit(data_of(dated(spark, AGES)), config)
+    np.testing.assert_allclose(model.counts, expected, rtol=1e-6)
+    mixed = popularity.fit(data_of(dated(spark, AGES[::-1]).repartition(3)), config)
+    np.testing.assert_array_equal(model.counts, mixed.counts)
+
+
+def test_popularity_of_nothing(spark):
+    with pytest.raises(DataError, match="no interaction"):
+        popularity.fit(data_of(dated(spark, AGES).limit(0)), popularity.Config(days=7))
+
+
+def test_popularity_saved_before_it_knew_of_windows(tmp_path):
+    old = popularity.Popularity(np.array([0, 2, 0], np.float32), np.full(3, np.nan, np.float32))
+    old.save(tmp_path)
+    np.savez(tmp_path / "popularity.npz", counts=old.counts, ratings=old.ratings)
+    assert load(tmp_path).score(UserBlock.of([1], [[]])).tolist() == [[NO_OPINION, 2, NO_OPINION]]
+
+
 # --- ALS ---
 
 
