@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from recsys_spark.errors import DataError
-from recsys_spark.models import BASELINES, DEEP, als, load, module_of, neumf, popularity, two_tower
+from recsys_spark.models import BASELINES, DEEP, als, load, module_of, needs_of, neumf, popularity, two_tower
 from recsys_spark.models.base import NO_OPINION, TrainingData, UserBlock
 from recsys_spark.models.negatives import NegativeSampler
 from recsys_spark.models.torch_recommender import TorchRecommender
@@ -24,6 +24,7 @@ SETTINGS = {
     "popularity": {},
     "als": {"rank": 2, "iterations": 4, "regularization": 0.05, "alpha": 10.0, "blocks": 2},
     "ease": {"regularization": 1.0, "blocks": 2},
+    "content": {},
     "neumf": {"dim": 8, "hidden": [16, 8], "dropout": 0.0, "learning_rate": 0.01},
     "two_tower": {"dim": 8, "hidden": 16, "dropout": 0.0, "temperature": 0.5, "learning_rate": 0.01},
 }
@@ -85,8 +86,27 @@ def board_rows(spark):
     return spark.createDataFrame(pairs, "user_id int, item_id int, weight float, rating float")
 
 
-def data_of(rows, seed=1):
-    return TrainingData(rows, seed, Path(tempfile.mkdtemp()))
+def board_items(spark):
+    """Every item bears its side of the board in its words; the last one has no training row."""
+    rows = [(i, f"item {i} {('even', 'odd')[i % 2]}", None, [("even", "odd")[i % 2]]) for i in range(1, UNTRAINED + 1)]
+    return spark.createDataFrame(rows, "item_id int, title string, description string, categories array<string>")
+
+
+def board_histories(spark):
+    """What each user has had, and their own number, which was held out."""
+    rows = [("train", u, b, [1.0] * len(b), [float("nan")] * len(b), [u]) for u, b in checkerboard().items()]
+    types = "items array<int>, weights array<float>, ratings array<float>, held_out array<int>"
+    return spark.createDataFrame(rows, f"known string, user_id int, {types}")
+
+
+def data_of(rows, seed=1, **more):
+    return TrainingData(rows, seed, Path(tempfile.mkdtemp()), **more)
+
+
+def saved(model):
+    folder = Path(tempfile.mkdtemp())
+    model.save(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +118,16 @@ def fitted(request):
         if name not in made and name in DEEP:
             made[name] = trained(name)[0]
         elif name not in made:
-            rows = board_rows(request.getfixturevalue("spark"))
+            spark = request.getfixturevalue("spark")
             module = module_of(name)
-            made[name] = module.fit(data_of(rows), module.Config.model_validate(SETTINGS[name]))
+            config = module.Config.model_validate(SETTINGS[name])
+            wanted = needs_of(name, config)
+            more = {
+                "items": board_items(spark) if "items" in wanted else None,
+                "histories": board_histories(spark) if "histories" in wanted else None,
+                "models": {n[7:]: saved(get(n[7:])) for n in wanted if n.startswith("models/")},
+            }
+            made[name] = module.fit(data_of(board_rows(spark), **more), config)
         return made[name]
 
     return get
@@ -151,7 +178,7 @@ def test_items_without_training_rows_get_no_opinion(fitted, name):
 
 
 NEEDS_ID = {"neumf"}
-NEEDS_HISTORY = {"als", "ease", "two_tower"}
+NEEDS_HISTORY = {"als", "ease", "content", "two_tower"}
 
 
 @pytest.mark.parametrize("name", ALL)

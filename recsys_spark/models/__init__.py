@@ -20,7 +20,7 @@ from recsys_spark.config import Config, Section, first_error
 from recsys_spark.errors import ConfigError
 from recsys_spark.models.base import Recommender, read_card
 
-BASELINES = ("popularity", "als", "ease")
+BASELINES = ("popularity", "als", "ease", "content")
 DEEP = ("neumf", "two_tower")
 
 
