@@ -25,6 +25,7 @@ SETTINGS = {
     "als": {"rank": 2, "iterations": 4, "regularization": 0.05, "alpha": 10.0, "blocks": 2},
     "ease": {"regularization": 1.0, "blocks": 2},
     "content": {},
+    "hybrid": {"parts": ["als", "ease"], "candidates": 8},
     "neumf": {"dim": 8, "hidden": [16, 8], "dropout": 0.0, "learning_rate": 0.01},
     "two_tower": {"dim": 8, "hidden": 16, "dropout": 0.0, "temperature": 0.5, "learning_rate": 0.01},
 }
@@ -178,7 +179,7 @@ def test_items_without_training_rows_get_no_opinion(fitted, name):
 
 
 NEEDS_ID = {"neumf"}
-NEEDS_HISTORY = {"als", "ease", "content", "two_tower"}
+NEEDS_HISTORY = {"als", "ease", "content", "hybrid", "two_tower"}
 
 
 @pytest.mark.parametrize("name", ALL)
