@@ -73,6 +73,22 @@ def test_no_other_matrix_without_a_diagonal_fits_better(seed, size, regularizati
     np.testing.assert_allclose(B, plain(X, regularization), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("binary", [True, False])
+def test_what_came_last_counts_most(spark, tmp_path, binary):
+    """Half as much for every two known items after it; one that the model does not know takes no place."""
+    model = fit(spark, tmp_path, rows_of(draw()), binary=binary, half_life=2.0, regularization=3.0)
+    B = np.zeros((16, 16))
+    B[np.ix_(model.items, model.items)] = model.weights
+    w = [1.0, 1.0, 1.0] if binary else [3.0, 1.0, 2.0]
+    expected = w[0] * 0.5 * B[9] + w[1] * 0.5**0.5 * B[2] + w[2] * B[5]
+    scores = model.score(UserBlock.of([1, 2], [[9, 2, 4, 5, 99], [1]], [[3.0, 1.0, 7.0, 2.0, 7.0], [1.0]]))
+    np.testing.assert_allclose(scores[0, model.items], expected[model.items], rtol=1e-5, atol=1e-7)
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    model.save(folder)
+    assert load(folder).config == model.config
+
+
 def test_neither_the_order_of_rows_nor_the_partitions_change_a_byte(spark, tmp_path):
     rng = np.random.default_rng(2)
     rows = [(u, i, float(w) * float(rng.random() + 0.01), None) for u, i, w, _ in rows_of(draw(2))]

@@ -13,7 +13,7 @@ from recsys_spark.errors import DataError
 from recsys_spark.evaluation.metrics import evaluate_lists
 from recsys_spark.models import hybrid, load
 from recsys_spark.models.base import NO_OPINION, TrainingData, UserBlock
-from recsys_spark.models.ease import Ease
+from recsys_spark.models.ease import Config, Ease
 from recsys_spark.models.popularity import Popularity
 from recsys_spark.recommendation.select import recommend_block
 
@@ -97,7 +97,8 @@ def test_a_part_alone_keeps_its_own_scores(method):
 
 def test_scores_that_are_all_alike_say_nothing():
     users = UserBlock.of([0], [[1]])
-    same, other = Fixed([[-np.inf, 0.1, 0.3, 0.3, 0.3]]), Fixed([[-np.inf, 1, 2, 3, 4]])
+    nearly = np.nextafter(np.float32(0.3), np.float32(1))
+    same, other = Fixed([[-np.inf, 0.1, nearly, 0.3, 0.3]]), Fixed([[-np.inf, 1, 2, 3, 4]])
     scores = hybrid.Hybrid({"a": same, "b": other}, {"a": 0.9, "b": 0.1}, "zscore").score(users)
     assert np.argsort(-scores[0])[:3].tolist() == [4, 3, 2]
 
@@ -124,7 +125,7 @@ def test_figures_of_the_search_are_the_metrics_of_what_would_be_served(step):
 
 
 def ease_of(weights, items=N - 1):
-    return Ease(weights.astype(np.float32), np.arange(1, items + 1), items + 1, True)
+    return Ease(weights.astype(np.float32), np.arange(1, items + 1), items + 1, Config())
 
 
 def saved(model, path):

@@ -35,6 +35,9 @@ class Config(Section):
     """λ, the weight of B's squared length; the larger the data, the more of it: hundreds to thousands."""
     binary: bool = True
     """Every interaction counts 1; false: its weight."""
+    half_life: float | None = Field(None, gt=0)
+    """When scoring, an item of the history counts half as much for every so many items that came after it; null: as
+    much as the others, which is the paper's model."""
     max_gb: float = Field(4.0, gt=0)
     """Most memory on the driver for the items × items matrix; a larger catalogue is refused. 4 are 18,000 items."""
     blocks: int | None = Field(None, ge=1)
@@ -42,13 +45,13 @@ class Config(Section):
 
 
 class Ease:
-    """Scores are histories × B."""
+    """Scores are histories × B; not trained anew, B serves any weighing of the history."""
 
     name = "ease"
     dot_product = False
     rates = False
 
-    def __init__(self, weights: Floats, items: Ints, n_items: int, binary: bool) -> None:
+    def __init__(self, weights: Floats, items: Ints, n_items: int, config: Config) -> None:
         """Take B.
 
         Args:
@@ -58,7 +61,7 @@ class Ease:
         self.weights = weights
         self.items = items
         self.n_items = n_items
-        self.binary = binary
+        self.config = config
         self._place = np.full(n_items, -1)
         self._place[items] = np.arange(len(items))
 
@@ -66,7 +69,10 @@ class Ease:
         place = np.where(users.items < self.n_items, self._place[np.minimum(users.items, self.n_items - 1)], -1)
         known = place >= 0
         offsets = np.concatenate([[0], np.cumsum(known)])[users.offsets]
-        values = np.ones(known.sum(), np.float32) if self.binary else users.weights[known]
+        values = np.ones(known.sum(), np.float32) if self.config.binary else users.weights[known]
+        if self.config.half_life is not None:
+            newer = np.repeat(offsets[1:], np.diff(offsets)) - 1 - np.arange(len(values))
+            values = (values * 0.5 ** (newer / self.config.half_life)).astype(np.float32)
         histories = sparse.csr_array((values, place[known], offsets), (len(users), len(self.items)))
         scores = np.full((len(users), self.n_items), NO_OPINION)
         scores[:, self.items] = histories @ self.weights  # [B, M]
@@ -76,14 +82,14 @@ class Ease:
     def save(self, path: Path) -> None:
         np.save(path / "weights.npy", self.weights)
         np.save(path / "items.npy", self.items)
-        write_card(path, self.name, n_items=self.n_items, binary=self.binary)
+        write_card(path, self.name, n_items=self.n_items, config=self.config.model_dump())
 
 
 def load(path: Path) -> Ease:
     """Read a saved model; B is mapped, so that the tasks of a machine hold it once between them."""
     card = read_card(path)
     weights = np.asarray(np.load(path / "weights.npy", mmap_mode="r"))
-    return Ease(weights, np.load(path / "items.npy"), card["n_items"], card["binary"])
+    return Ease(weights, np.load(path / "items.npy"), card["n_items"], Config.model_validate(card["config"]))
 
 
 def fit(data: TrainingData, config: Config) -> Ease:
@@ -105,7 +111,7 @@ def fit(data: TrainingData, config: Config) -> Ease:
     rows = rows.selectExpr("int(user_id) user_id", "int(item_id) item_id", "value")
     blocks = config.blocks or max(8, entries // _ENTRIES_PER_BLOCK)
     gram, items = _gram(rows, n_users, n_items, blocks, data.scratch.absolute())
-    return Ease(solve(gram, config.regularization), items, n_items, config.binary)
+    return Ease(solve(gram, config.regularization), items, n_items, config)
 
 
 def _sizes(rows: DataFrame) -> tuple[int, int, int, int]:
