@@ -18,7 +18,6 @@ from typing import Literal
 
 import numpy as np
 from pydantic import Field, field_validator
-from threadpoolctl import threadpool_limits
 
 from recsys_spark import models
 from recsys_spark.config import Section
@@ -73,7 +72,7 @@ class Hybrid:
 
     def score(self, users: UserBlock) -> Floats:
         scores = part_scores(self.parts.values(), users, self.n_items)
-        if len(scores) == 1:
+        if len(scores) == 1:  # nothing to normalise
             return scores[0]
         unseen = unseen_items(users, self.n_items)
         return blend([normalise(s, unseen, self.method) for s in scores], scores, np.array([*self.weights.values()]))
@@ -191,6 +190,7 @@ def _try_all(
 ) -> np.ndarray:
     """Return NDCG@10 of every user, method and candidate."""
     from pyspark.sql import functions as F  # here, because serving a model must not need Spark
+    from threadpoolctl import threadpool_limits
 
     assert data.histories is not None  # see `needs`
     measured = data.histories.where("known = 'train' and size(held_out) > 0 and size(items) > 0")
