@@ -42,6 +42,7 @@ setup(
         "tqdm>=4.66",
         "rich>=13",
         "scipy>=1.11",
+        "scikit-learn>=1.5",
         "numba>=0.60",
         "optuna>=4",
         "matplotlib>=3.8",

@@ -228,6 +228,9 @@ def test_dates_are_days_of_the_calendar():
         ({"models": {"oracle": {}}}, "'oracle'"),
         ({"train": {"baselines": ["popularity", "oracle"]}}, "train.baselines"),
         ({"train": {"deep": ["als"]}}, "train.deep"),
+        ({"models": {"hybrid": {"parts": ["als", "hybrid"]}}}, "models.hybrid.parts"),
+        ({"train": {"baselines": ["popularity", "hybrid", "als", "ease"]}}, "hybrid builds on als: name it before"),
+        ({"train": {"baselines": ["popularity", "als", "hybrid"]}}, "hybrid builds on ease"),
     ],
 )
 def test_model_parameters_are_checked_against_the_model(values, key):

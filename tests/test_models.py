@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from recsys_spark.errors import DataError
-from recsys_spark.models import BASELINES, DEEP, als, load, module_of, neumf, popularity, two_tower
+from recsys_spark.models import BASELINES, DEEP, als, load, module_of, needs_of, neumf, popularity, two_tower
 from recsys_spark.models.base import NO_OPINION, TrainingData, UserBlock
 from recsys_spark.models.negatives import NegativeSampler
 from recsys_spark.models.torch_recommender import TorchRecommender
@@ -25,6 +25,9 @@ SETTINGS = {
     "als": {"rank": 2, "iterations": 4, "regularization": 0.05, "alpha": 10.0, "blocks": 2},
     "item_knn": {},
     "user_knn": {},
+    "ease": {"regularization": 1.0, "blocks": 2},
+    "content": {},
+    "hybrid": {"parts": ["als", "ease"], "candidates": 8},
     "neumf": {"dim": 8, "hidden": [16, 8], "dropout": 0.0, "learning_rate": 0.01},
     "two_tower": {"dim": 8, "hidden": 16, "dropout": 0.0, "temperature": 0.5, "learning_rate": 0.01},
 }
@@ -86,8 +89,27 @@ def board_rows(spark):
     return spark.createDataFrame(pairs, "user_id int, item_id int, weight float, rating float")
 
 
-def data_of(rows, seed=1):
-    return TrainingData(rows, seed, Path(tempfile.mkdtemp()))
+def board_items(spark):
+    """Every item bears its side of the board in its words; the last one has no training row."""
+    rows = [(i, f"item {i} {('even', 'odd')[i % 2]}", None, [("even", "odd")[i % 2]]) for i in range(1, UNTRAINED + 1)]
+    return spark.createDataFrame(rows, "item_id int, title string, description string, categories array<string>")
+
+
+def board_histories(spark):
+    """What each user has had, and their own number, which was held out."""
+    rows = [("train", u, b, [1.0] * len(b), [float("nan")] * len(b), [u]) for u, b in checkerboard().items()]
+    types = "items array<int>, weights array<float>, ratings array<float>, held_out array<int>"
+    return spark.createDataFrame(rows, f"known string, user_id int, {types}")
+
+
+def data_of(rows, seed=1, **more):
+    return TrainingData(rows, seed, Path(tempfile.mkdtemp()), **more)
+
+
+def saved(model):
+    folder = Path(tempfile.mkdtemp())
+    model.save(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +121,16 @@ def fitted(request):
         if name not in made and name in DEEP:
             made[name] = trained(name)[0]
         elif name not in made:
-            rows = board_rows(request.getfixturevalue("spark"))
+            spark = request.getfixturevalue("spark")
             module = module_of(name)
-            made[name] = module.fit(data_of(rows), module.Config.model_validate(SETTINGS[name]))
+            config = module.Config.model_validate(SETTINGS[name])
+            wanted = needs_of(name, config)
+            more = {
+                "items": board_items(spark) if "items" in wanted else None,
+                "histories": board_histories(spark) if "histories" in wanted else None,
+                "models": {n[7:]: saved(get(n[7:])) for n in wanted if n.startswith("models/")},
+            }
+            made[name] = module.fit(data_of(board_rows(spark), **more), config)
         return made[name]
 
     return get
@@ -152,7 +181,7 @@ def test_items_without_training_rows_get_no_opinion(fitted, name):
 
 
 NEEDS_ID = {"neumf"}
-NEEDS_HISTORY = {"als", "item_knn", "user_knn", "two_tower"}
+NEEDS_HISTORY = {"als", "item_knn", "user_knn", "ease", "content", "hybrid", "two_tower"}
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -235,6 +264,58 @@ def test_popularity_without_damping_or_ratings(spark):
 def test_popularity_refuses_a_negative_damping():
     with pytest.raises(ValueError, match="damping"):
         popularity.Config(damping=-1.0)
+
+
+def dated(spark, rows):
+    """Interactions of (user, item, weight, age in days)."""
+    rows = [(u, i, w, 3.0, 1_700_000_000 - round(age * 86_400)) for u, i, w, age in rows]
+    return spark.createDataFrame(rows, "user_id int, item_id int, weight float, rating float, timestamp long")
+
+
+AGES = [(1, 1, 2.0, 0.0), (2, 1, 1.0, 3.0), (1, 2, 4.0, 6.9), (2, 2, 1.0, 7.0), (3, 4, 8.0, 7.1), (3, 1, 1.0, 30.0)]
+
+
+def test_popularity_of_the_last_days(spark):
+    """Item 4 was trained, but long ago: popular by 0, which is an opinion; item 3 was not trained."""
+    rows = dated(spark, AGES)
+    lately = popularity.fit(data_of(rows), popularity.Config(days=7))
+    assert lately.counts.tolist() == [0, 2, 1, 0, 0]
+    assert lately.known.tolist() == [False, True, True, False, True]
+    assert lately.score(UserBlock.of([1], [[]])).tolist() == [[NO_OPINION, 2, 1, NO_OPINION, 0]]
+    items, _ = recommend_block(lately, UserBlock.of([1], [[]]), 4)
+    assert items.tolist() == [[1, 2, 4, 0]]
+    assert popularity.fit(data_of(rows), popularity.Config(days=7, by="weight")).counts.tolist() == [0, 3, 4, 0, 0]
+    everything = popularity.fit(data_of(rows), popularity.Config(days=40))
+    assert everything.counts.tolist() == popularity.fit(data_of(rows), popularity.Config()).counts.tolist()
+    again = load(saved(lately))
+    assert again.known.tolist() == lately.known.tolist()
+    np.testing.assert_array_equal(lately.ratings, everything.ratings)  # a mean rating knows no window
+
+
+@pytest.mark.parametrize("by", ["users", "weight"])
+@pytest.mark.parametrize("days", [None, 7])
+def test_popularity_halves_with_age(spark, by, days):
+    expected = np.zeros(5)
+    for _, item, weight, age in AGES:
+        if days is None or age < days:
+            expected[item] += (weight if by == "weight" else 1) * 0.5 ** (age / 2.5)
+    config = popularity.Config(by=by, days=days, half_life_days=2.5)
+    model = popularity.fit(data_of(dated(spark, AGES)), config)
+    np.testing.assert_allclose(model.counts, expected, rtol=1e-6)
+    mixed = popularity.fit(data_of(dated(spark, AGES[::-1]).repartition(3)), config)
+    np.testing.assert_array_equal(model.counts, mixed.counts)
+
+
+def test_popularity_of_nothing(spark):
+    with pytest.raises(DataError, match="no interaction"):
+        popularity.fit(data_of(dated(spark, AGES).limit(0)), popularity.Config(days=7))
+
+
+def test_popularity_saved_before_it_knew_of_windows(tmp_path):
+    old = popularity.Popularity(np.array([0, 2, 0], np.float32), np.full(3, np.nan, np.float32))
+    old.save(tmp_path)
+    np.savez(tmp_path / "popularity.npz", counts=old.counts, ratings=old.ratings)
+    assert load(tmp_path).score(UserBlock.of([1], [[]])).tolist() == [[NO_OPINION, 2, NO_OPINION]]
 
 
 # --- ALS ---

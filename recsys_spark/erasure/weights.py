@@ -16,6 +16,7 @@ import numpy as np
 from recsys_spark import models
 from recsys_spark.erasure.rows import replacing
 from recsys_spark.models.base import read_card
+from recsys_spark.models.hybrid import PARTS, Hybrid
 from recsys_spark.models.user_knn import ROWS, UserKnn
 
 WEIGHTS, TRAINED = "weights.pt", "trained.npz"
@@ -30,6 +31,8 @@ def erase_from_model(folder: Path, ids: list[int]) -> int:
     name = read_card(folder)["model"]
     if name == UserKnn.name:
         return _erase_rows(folder / ROWS, ids)
+    if name == Hybrid.name:  # carries the models that it blends
+        return max(erase_from_model(part, ids) for part in sorted((folder / PARTS).iterdir()))
     if name not in models.DEEP or not ids:
         return 0
     import torch  # only here: a warehouse without deep models needs no torch

@@ -20,7 +20,7 @@ from recsys_spark.config import Config, Section, first_error
 from recsys_spark.errors import ConfigError
 from recsys_spark.models.base import Recommender, read_card
 
-BASELINES = ("popularity", "als", "item_knn", "user_knn")
+BASELINES = ("popularity", "als", "item_knn", "user_knn", "ease", "content", "hybrid")
 DEEP = ("neumf", "two_tower")
 
 
@@ -57,13 +57,18 @@ def code_of(name: str) -> tuple[str, ...]:
 
 
 def check_models(config: Config) -> None:
-    """Check every model that the configuration names, before anything starts."""
+    """Check every model that the configuration names, and that none builds on one that comes after it."""
     for kind, names, known in (("baselines", config.train.baselines, BASELINES), ("deep", config.train.deep, DEEP)):
         for name in names:
             if name not in known:
                 raise ConfigError(f"train.{kind}: no such model {name!r}; there are {', '.join(known)}")
     for name in (*config.models, *config.train.baselines, *config.train.deep):
         model_config(name, config)
+    for place, name in enumerate(config.train.baselines):
+        for need in needs_of(name, model_config(name, config)):
+            kind, _, part = need.partition("/")
+            if kind == "models" and part not in config.train.baselines[:place]:
+                raise ConfigError(f"{name} builds on {part}: name it before {name} in train.baselines")
 
 
 @functools.lru_cache(maxsize=2)

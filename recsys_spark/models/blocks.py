@@ -83,7 +83,7 @@ def pack(rows: DataFrame, users: Side, items: Side) -> None:
 
     def split(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         schema = pa.schema([("user_id", pa.int32()), ("item_id", pa.int32()), ("value", pa.float32())])
-        # Spark's own schema says of a column that cannot be null that it cannot
+        # from their columns alone: Spark says of some that they hold no nulls, which makes another schema
         table = pa.Table.from_batches((pa.RecordBatch.from_arrays(b.columns, schema=schema) for b in batches), schema)
         user, item, value = (table[name].to_numpy() for name in schema.names)
         partition = TaskContext.get().partitionId()
