@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 from recsys_spark.config import load_config
 from recsys_spark.log.suppression import FINISHED, TABLE
-from recsys_spark.training.job import Epoch, read_epochs, write_epochs
-from recsys_spark.training.launch import _cause, _Report, training_job
+from recsys_spark.training.job import STOP, Epoch, read_epochs, write_epochs
+from recsys_spark.training.launch import StopTraining, _cause, _Report, training_job
 from recsys_spark.warehouse import Warehouse
 
 
@@ -18,7 +18,7 @@ def epoch(number):
     return Epoch(number, 0.5, 0.1, 1000.0, 0.01, 300.0, 1.0)
 
 
-def test_an_epoch_that_could_not_be_tracked_is_told_again_and_training_goes_on(capsys):
+def test_an_epoch_that_could_not_be_tracked_is_told_again_and_training_goes_on(tmp_path, capsys):
     heard, away = [], True
 
     def listen(done):
@@ -26,7 +26,7 @@ def test_an_epoch_that_could_not_be_tracked_is_told_again_and_training_goes_on(c
             raise ConnectionError("the tracking server is away")
         heard.append(done.epoch)
 
-    report = _Report(tqdm(total=3, file=io.StringIO()), listen)
+    report = _Report(tqdm(total=3, file=io.StringIO()), tmp_path, listen)
     report(epoch(0))
     away = False
     report(epoch(1))
@@ -37,14 +37,32 @@ def test_an_epoch_that_could_not_be_tracked_is_told_again_and_training_goes_on(c
     assert report.bar.n == 2
 
 
-def test_a_server_that_stays_away_fails_the_job_after_the_training():
+def test_a_server_that_stays_away_fails_the_job_after_the_training(tmp_path):
     def refuse(done):
         raise ConnectionError("away")
 
-    report = _Report(tqdm(total=1, file=io.StringIO()), refuse)
+    report = _Report(tqdm(total=1, file=io.StringIO()), tmp_path, refuse)
     report(epoch(0))
     with pytest.raises(ConnectionError):
         report.catch_up()
+
+
+def test_who_listens_can_stop_the_training_and_hears_of_no_further_epoch(tmp_path):
+    heard = []
+
+    def enough(done):
+        heard.append(done.epoch)
+        if done.epoch == 1:
+            raise StopTraining("enough")
+
+    report = _Report(tqdm(total=3, file=io.StringIO()), tmp_path, enough)
+    report(epoch(0))
+    assert report.stopped is None and not (tmp_path / STOP).exists()
+    report(epoch(1))
+    assert (tmp_path / STOP).exists() and str(report.stopped) == "enough"
+    report(epoch(2))  # that one had begun
+    report.catch_up()
+    assert heard == [0, 1]
 
 
 def test_epochs_survive_the_disk(tmp_path):

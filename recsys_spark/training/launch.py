@@ -151,9 +151,9 @@ class _Report:
     other ranks waiting for rank 0 in an allreduce.
     """
 
-    def __init__(self, bar: tqdm, job: TrainingJob, on_epoch: OnEpoch | None) -> None:
+    def __init__(self, bar: tqdm, folder: Path, on_epoch: OnEpoch | None) -> None:
         self.bar = bar
-        self.job = job
+        self.folder = folder
         self.on_epoch = on_epoch
         self.missed: list[Epoch] = []
         self.stopped: StopTraining | None = None
@@ -168,7 +168,7 @@ class _Report:
             self._tell(done)
         except StopTraining as stop:
             self.stopped = stop
-            (self.job.folder / STOP).touch()
+            (self.folder / STOP).touch()
         except Exception as error:
             self.missed.append(done)
             self.bar.write(f"epoch {done.epoch} is not tracked yet, training goes on: {error}", file=sys.stderr)
@@ -189,7 +189,7 @@ def _bar(job: TrainingJob, on_epoch: OnEpoch | None) -> Iterator[_Report]:
         total=job.config["epochs"], desc=f"train {job.model}", unit="epoch", file=sys.stderr, dynamic_ncols=True,
         disable=not is_rank_zero(),
     ) as bar:  # fmt: skip
-        yield _Report(bar, job, on_epoch)
+        yield _Report(bar, job.folder, on_epoch)
 
 
 def _as_rank(job: TrainingJob, report: OnEpoch) -> None:
