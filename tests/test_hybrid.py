@@ -93,6 +93,8 @@ def test_a_part_alone_keeps_its_own_scores(method):
     alone = hybrid.Hybrid({"a": a, "b": b}, {"a": 0.0, "b": 1.0}, method)
     np.testing.assert_array_equal(alone.score(users), np.where(np.isfinite(b.scores), b.scores, NO_OPINION))
     assert list(alone.parts) == ["b"]
+    nothing = np.zeros_like(b.scores)
+    assert hybrid.blend([nothing, nothing], [a.scores, b.scores], np.array([0.0, 1.0])) is b.scores
 
 
 def test_scores_that_are_all_alike_say_nothing():
@@ -110,6 +112,7 @@ def test_figures_of_the_search_are_the_metrics_of_what_would_be_served(step):
     n = 40
     users = block(rng, n)
     parts = [Fixed(draw(rng, n, N, step)), Fixed(draw(rng, n, N - 4, step))]
+    parts[0].scores[:, 0] = 99  # nothing may recommend the unknown item, whatever a part says of it
     truth = [np.unique(rng.integers(0, N + 3, rng.integers(1, 14))) for _ in range(n)]
     truth = [np.setdiff1d(t, users.take(b, b + 1).items) for b, t in enumerate(truth)]
     candidates = np.array([[0.5, 0.5], [1, 0], [0, 1], [0.2, 0.8]])
