@@ -113,7 +113,7 @@ def test_figures_of_the_search_are_the_metrics_of_what_would_be_served(step):
     users = block(rng, n)
     parts = [Fixed(draw(rng, n, N, step)), Fixed(draw(rng, n, N - 4, step))]
     parts[0].scores[:, 0] = 99  # nothing may recommend the unknown item, whatever a part says of it
-    truth = [np.unique(rng.integers(0, N + 3, rng.integers(1, 14))) for _ in range(n)]
+    truth = [np.unique(rng.integers(0, N + 3, rng.integers(1, 40))) for _ in range(n)]
     truth = [np.setdiff1d(t, users.take(b, b + 1).items) for b, t in enumerate(truth)]
     candidates = np.array([[0.5, 0.5], [1, 0], [0, 1], [0.2, 0.8]])
     found = hybrid.try_block(parts, users, truth, ("zscore", "rank"), candidates)
@@ -172,7 +172,7 @@ def noisy_parts(seed=5, users=150):
     return rows, ease_of(truth + rng.normal(0, 1.5, (n, n))), ease_of(truth + rng.normal(0, 1.5, (n, n)))
 
 
-def test_the_blend_beats_its_parts_on_validation_and_is_found_again(spark, tmp_path):
+def test_the_blend_beats_its_parts_on_validation_and_is_found_again(spark, tmp_path, monkeypatch):
     rows, a, b = noisy_parts()
     log = {}
     model = search(spark, tmp_path, rows, {"als": a, "ease": b}, log, candidates=16)
@@ -186,6 +186,8 @@ def test_the_blend_beats_its_parts_on_validation_and_is_found_again(spark, tmp_p
     parts = {"als": tmp_path / "als", "ease": tmp_path / "ease"}
     again = search(spark, tmp_path, rows[::-1], parts, candidates=16)
     assert (again.weights, again.method) == (model.weights, model.method)
+    monkeypatch.setattr(hybrid, "_METHODS", ("rank", "zscore"))
+    assert search(spark, tmp_path, rows, parts, candidates=16).method == model.method == "zscore"
     for method in ("zscore", "rank"):
         only: dict = {}
         assert search(spark, tmp_path, rows, parts, only, candidates=16, method=method).method in (method,)
