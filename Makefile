@@ -4,7 +4,7 @@ DATASET ?= movielens-1m
 BENCHMARKS := $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
 RUN := scripts/with_env.sh
 # Two processes, each with a Spark session of its own, which a test spends most of its time waiting for.
-PARALLEL := -n 2 --dist loadfile
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup nightly generate-log test test-all lint format ui data cluster cluster-stop bench clean

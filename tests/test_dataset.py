@@ -179,7 +179,8 @@ def publish(warehouse: Warehouse, batches: dict[str, list[dict]]) -> dict[str, V
 def catalogue(warehouse: Warehouse) -> Version:
     """Make half of the items known to the catalogue."""
     schema = pa.schema(
-        [(n, pa.string()) for n in ("item_id", "title", "description")] + [("categories", pa.list_(pa.string()))]
+        [(n, pa.string()) for n in ("item_id", "title", "description")]
+        + [("categories", pa.list_(pa.string())), ("price", pa.float32())]
     )
     rows = [{"item_id": f"i{n:02}", "categories": ["even", "all"] if n % 4 else []} for n in range(0, 20, 2)]
 

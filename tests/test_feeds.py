@@ -184,7 +184,8 @@ def labelled(folder: Path, *labels: str) -> Counter:
 
 @pytest.fixture(scope="module")
 def items(spark):
-    return spark.createDataFrame([(1, ["a"]), (2, ["b", "a"]), (3, None)], "item_id int, categories array<string>")
+    rows = [(1, ["a"], 2.5), (2, ["b", "a"], 7.0), (3, None, 0.0)]
+    return spark.createDataFrame(rows, "item_id int, categories array<string>, price float")
 
 
 @pytest.fixture(scope="module")

@@ -32,15 +32,9 @@ def kill_at(config, stage, messages, delay):
         process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    "stages",
-    [
-        pytest.param(("build_dataset",), id="one"),
-        pytest.param(STAGES, id="all", marks=pytest.mark.slow),
-    ],
-)
-def test_killed_again_and_again_the_night_ends_in_the_same_table(tmp_path, stages):
+def test_killed_again_and_again_the_night_ends_in_the_same_table(tmp_path):
     whole = write_config(tmp_path / "whole")
     done = submit("nightly", "--config", str(whole))
     assert done.returncode == 0, done.stdout[-2000:]

@@ -332,6 +332,7 @@ def test_the_yaml_gives_a_night_these_parameters_and_the_night_finds_the_model(n
     assert not made and version.name == line["outputs"]["version"]
 
 
+@pytest.mark.slow
 def test_a_search_that_is_run_again_runs_no_finished_trial_again(night, capfd, monkeypatch):
     """Interrupted in its third trial; then a fourth is to be fitted, and no other."""
     _, path = night
@@ -415,6 +416,7 @@ def test_under_horovodrun_it_is_refused(night, monkeypatch, capfd):
     assert "without horovodrun" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_deep_trial_that_does_worse_is_ended_and_leaves_no_model(night, capfd):
     """A learning rate of nothing learns nothing. With this seed the good one comes first."""
     root, path = night
