@@ -42,7 +42,7 @@ def test_killed_again_and_again_the_night_ends_in_the_same_table(tmp_path):
     assert expected
 
     killed = write_config(tmp_path / "killed")
-    for number, stage in enumerate(stages):
+    for number, stage in enumerate(STAGES):
         kill_at(killed, stage, tmp_path / f"{stage}.log", delay=0.2 + 0.3 * (number % 3))
         # the lists may stand already where the kill came after the last flip; a part of them may not
         assert published(tmp_path / "killed") in (None, expected)
