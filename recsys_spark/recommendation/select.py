@@ -15,7 +15,7 @@ from recsys_spark.models.base import NO_OPINION, Floats, Ints, Recommender, User
 from recsys_spark.native import kernel
 
 _TILE_USERS, _TILE_ITEMS = 256, 2_048
-_SCAN = 32
+_SCAN = 64
 """Scores that are compared with the worst of the list at once."""
 
 
@@ -30,9 +30,14 @@ def recommend_block(model: Recommender, users: UserBlock, k: int) -> tuple[Ints,
     vectors, items, eligible = model.user_vectors(users), model.item_vectors(), model.item_mask()  # type: ignore[attr-defined]
     vectors = np.where(vectors.any(axis=1, keepdims=True), vectors, np.float32(np.nan))  # NaN is never selected
     best = _Best(users, eligible, k)
+    tile = np.empty(
+        _TILE_USERS * _TILE_ITEMS, np.float32
+    )  # one for all products: fresh memory costs as much as they do
     for u in range(0, len(users), _TILE_USERS):
         for i in range(0, len(items), _TILE_ITEMS):
-            best.offer(vectors[u : u + _TILE_USERS] @ items[i : i + _TILE_ITEMS].T, u, i)
+            left, right = vectors[u : u + _TILE_USERS], items[i : i + _TILE_ITEMS].T
+            scores = tile[: len(left) * right.shape[1]].reshape(len(left), -1)
+            best.offer(np.matmul(left, right, out=scores), u, i)
     return best.ranked()
 
 
@@ -87,13 +92,13 @@ def _offer(scores, first_item, offsets, seen, eligible, items, best, sizes):  # 
         row = scores[b]
         worst = best[b, 0] if sizes[b] == k else np.float32(-np.inf)
         for start in range(0, len(row), _SCAN):
-            stop = min(start + _SCAN, len(row))
-            hits = 0
-            for j in range(start, stop):
-                hits += row[j] > worst
-            if not hits:
-                continue
-            for j in range(start, stop):
+            if start + _SCAN <= len(row):
+                hits, part = np.int32(0), row[start : start + _SCAN]
+                for j in range(_SCAN):  # so many at a time that they fill the registers
+                    hits |= np.int32(part[j] > worst)
+                if not hits:
+                    continue
+            for j in range(start, min(start + _SCAN, len(row))):
                 item = first_item + j
                 # what comes later and is only as good has the larger id, so it loses
                 if row[j] > worst and item > 0 and eligible[item]:
