@@ -119,7 +119,7 @@ def main(options: argparse.Namespace) -> None:
         away = losses[9] / of_theirs - 1
         rows.append(
             Row("0.65 M, objective after 10 iterations", losses[9], "", "MLlib", of_theirs, 1 + away,
-                f"within {BAR_OBJECTIVE:.0%}", abs(away) <= BAR_OBJECTIVE)
+                f"within {BAR_OBJECTIVE:.0%}", bool(abs(away) <= BAR_OBJECTIVE))
         )  # fmt: skip
 
         large = draw(*LARGE)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from pyspark import SparkConf, SparkContext
+from pyspark import RDD, SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 from recsys_spark.config import SparkConfig
@@ -76,6 +76,14 @@ def together(*actions: Callable[[], _T]) -> list[_T]:
     """
     with ThreadPoolExecutor(len(actions)) as pool:
         return list(pool.map(lambda action: action(), actions))
+
+
+def deal(context: SparkContext, work: Sequence[_T]) -> RDD[_T]:
+    """Deal pieces of work of about one size to as many tasks as there are slots.
+
+    Not a task for each: a task in Python costs a tenth of a second and more before it begins.
+    """
+    return context.parallelize(work, max(1, min(len(work), context.defaultParallelism)))
 
 
 def _require_java() -> None:

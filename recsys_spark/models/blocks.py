@@ -17,6 +17,7 @@ from pyspark import TaskContext
 from pyspark.sql import DataFrame
 
 from recsys_spark.native import kernel
+from recsys_spark.session import deal
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def pack(rows: DataFrame, users: Side, items: Side) -> None:
 
     partitions = len(rows.mapInArrow(split, "partition long").collect())
     jobs = [(side, other, block) for side, other in ((users, items), (items, users)) for block in range(side.blocks)]
-    spark.parallelize(jobs, len(jobs)).foreach(lambda job: job[0].write_block(job[2], partitions, job[1].rows))
+    deal(spark, jobs).foreach(lambda job: job[0].write_block(job[2], partitions, job[1].rows))
     for file in users.folder.glob("piece-*"):
         file.unlink()
 

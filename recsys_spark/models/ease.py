@@ -166,7 +166,9 @@ def _gram(rows: DataFrame, n_users: int, n_items: int, blocks: int, folder: Path
         gram[own[there[0]] : own[there[-1]] + 1] = part
         gram.flush()
 
-    rows.sparkSession.sparkContext.parallelize(range(items.blocks), items.blocks).foreach(add_up)
+    from recsys_spark.session import deal
+
+    deal(rows.sparkSession.sparkContext, range(items.blocks)).foreach(add_up)
     return np.load(path), trained
 
 

@@ -100,8 +100,10 @@ def fit(data: TrainingData, config: Config) -> ItemKnn:
         indptr, ids, similarities = neighbours(rows, own, packing.read(users.folder, "lists"), config)
         return np.diff(indptr), ids, similarities
 
+    from recsys_spark.session import deal
+
     spark = data.interactions.sparkSession.sparkContext
-    parts = spark.parallelize(range(items.blocks), items.blocks).map(search).collect()
+    parts = deal(spark, range(items.blocks)).map(search).collect()
     found, ids, similarities = (np.concatenate(part) for part in zip(*parts, strict=True))
     return ItemKnn(np.concatenate([[0], np.cumsum(found)]), ids, similarities, counts > 0, config)
 

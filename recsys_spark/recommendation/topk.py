@@ -24,6 +24,7 @@ from threadpoolctl import threadpool_limits
 from recsys_spark import models
 from recsys_spark.models.base import Floats, Ints, Recommender, UserBlock
 from recsys_spark.recommendation.select import blocks, recommend_block
+from recsys_spark.session import deal
 
 TOP_K = pa.schema([
     ("user_id", pa.int32()), ("model", pa.string()),
@@ -73,7 +74,7 @@ def top_k(
         os.replace(aside, lists)
 
     if todo:
-        context.parallelize(todo, len(todo)).foreach(recommend)
+        deal(context, todo).foreach(recommend)
     return spark.read.schema(_SPARK_SCHEMA).parquet(*(str(group[2]) for group in groups))
 
 

@@ -23,6 +23,7 @@ from recsys_spark.models.als.kernel import descend, solve_exactly
 from recsys_spark.models.als.model import Config
 from recsys_spark.models.base import Floats, TrainingData
 from recsys_spark.models.blocks import Side, pack
+from recsys_spark.session import deal
 
 _PAGE = 4_096
 
@@ -81,7 +82,7 @@ def _half(
         with threadpool_limits(threads):
             return _solve_block(side, _map(other, looks_at, config.rank), config, gram, iteration, block, threads)
 
-    found = spark.parallelize(range(side.blocks), side.blocks).map(solve).collect()
+    found = deal(spark, range(side.blocks)).map(solve).collect()
     _path(side, iteration - 1).unlink()
     grams, objectives, penalties = zip(*found, strict=True)
     return np.sum(grams, axis=0), sum(objectives), sum(penalties)
