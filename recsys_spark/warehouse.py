@@ -100,7 +100,7 @@ class Slot:
         (self.path / POINTER).unlink(missing_ok=True)
 
     def materialize(
-        self, name: str, build: Callable[[Path], dict[str, Any]], *, flip: bool = True
+        self, name: str, build: Callable[[Path], dict[str, Any]], *, flip: bool = True, beside: bool = False
     ) -> tuple[Version, bool]:
         """Return version `name`, building it only if it does not stand yet.
 
@@ -108,18 +108,19 @@ class Slot:
             name: version name; ends in the fingerprint of its inputs.
             build: writes the version's files into the folder it is given (Spark's rows into `data`),
                 checks them, and returns the manifest's entries.
-            flip: make it the live version. One that is not to be live locks itself alone, not the slot: several
-                may be written side by side, also while a night writes its own.
+            flip: make it the live version.
+            beside: lock this version alone, not the slot, so that several may be written at a time, also while a
+                night writes its own; for versions that are not to be live, such as the trials of a search.
 
         Returns:
             The version, and whether it was built now.
         """
-        place = self.path if flip else self.path / f".{name}"
+        place = self.path / f".{name}" if beside else self.path
         with exclusive(place):
             try:
                 version, made = self._build_once(place, name, build)
             finally:
-                if not flip:
+                if beside:
                     shutil.rmtree(place)
             if flip:
                 self.flip(version)

@@ -81,7 +81,7 @@ def test_two_runs_at_once_give_every_id_once(spark, tmp_path):
 
 def test_a_lock_that_is_never_given_back_is_one_line(spark, tmp_path):
     slot = Slot(tmp_path / "user_ids")
-    with exclusive(slot.path / ".v000001"), pytest.raises(Busy, match="another run is writing it"):
+    with exclusive(slot.path), pytest.raises(Busy, match="another run is writing it"):
         extend_dictionary(spark, slot, USER_IDS, keys(spark, "a"), patience=0.5)
     assert slot.versions() == [] and extend_dictionary(spark, slot, USER_IDS, keys(spark, "a")).name == "v000001"
 

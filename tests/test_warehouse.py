@@ -135,12 +135,12 @@ def test_versions_that_are_not_to_be_live_are_written_side_by_side(slot, writer)
     _, release = writer("v2")  # holds the slot's lock
 
     def nested(path: Path) -> dict[str, object]:
-        assert slot.materialize("v4", building("four"), flip=False)[1]
+        assert slot.materialize("v4", building("four"), flip=False, beside=True)[1]
         with pytest.raises(Busy, match="another run is writing it"):
-            slot.materialize("v3", building(), flip=False)
+            slot.materialize("v3", building(), flip=False, beside=True)
         return building("three")(path)
 
-    version, built = slot.materialize("v3", nested, flip=False)
+    version, built = slot.materialize("v3", nested, flip=False, beside=True)
     assert built and Path(version.data).read_text() == "three" and slot.current().name == "v1"
     assert not [p for p in slot.path.iterdir() if p.name.startswith((".v", ".2"))], "their locks go with them"
     release.touch()
@@ -151,7 +151,7 @@ def test_a_version_that_another_run_made_meanwhile_is_taken(slot):
         slot.materialize("v1", building("one"))
         return building("one")(path)
 
-    version, _ = slot.materialize("v1", overtaken, flip=False)
+    version, _ = slot.materialize("v1", overtaken, flip=False, beside=True)
     assert Path(version.data).read_text() == "one" and visible(slot) == {"v1"}
 
 

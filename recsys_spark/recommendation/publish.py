@@ -126,4 +126,4 @@ def _trained(popularity: Path) -> int:
     """How many items the night's popularity, and so every model of the night, can recommend."""
     from recsys_spark.models.popularity import Popularity
 
-    return int((Popularity.load(popularity).counts > 0).sum())
+    return int(Popularity.load(popularity).known.sum())

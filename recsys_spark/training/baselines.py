@@ -69,7 +69,7 @@ def train_baseline(
         }  # fmt: skip
 
     slot = warehouse.slot(f"models/{name}", date=dataset.name[:10])
-    version, made = slot.materialize(version_name, build, flip=live)
+    version, made = slot.materialize(version_name, build, flip=live, beside=not live)
     if log is not None:
         for step, figures in version.manifest["steps"]:
             log(step, figures)

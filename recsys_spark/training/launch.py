@@ -134,7 +134,7 @@ def _train_once(
     def build(path: Path) -> dict[str, Any]:
         return _save(job, path) | {"dataset": dataset.name, "seconds": seconds}
 
-    made = slot.materialize(version, build, flip=live)
+    made = slot.materialize(version, build, flip=live, beside=not live)
     shutil.rmtree(job.folder, ignore_errors=True)  # the model stands: nothing will resume from its checkpoints
     return made
 

@@ -93,7 +93,7 @@ class Trials:
             return {"table": "trials", "model": self.name, "version": version, "parameters": chosen, **found}
 
         slot = self.warehouse.slot(f"trials/{self.name}", date=self.dataset.name[:10])
-        record, made = slot.materialize(self._record(version), build, flip=False)
+        record, made = slot.materialize(self._record(version), build, flip=False, beside=True)
         found = record.manifest
         reports = [(int(step), float(value)) for step, value in found["reports"]]
         return Outcome(found["value"], reports, version, found["seconds"], not made)
