@@ -76,6 +76,23 @@ class UserBlock:
         offsets = self.offsets[start : stop + 1] - self.offsets[start]
         return UserBlock(self.user_id[start:stop], offsets, self.items[h], self.weights[h], self.ratings[h])
 
+    def where(self, keep: NDArray[np.bool_]) -> UserBlock:
+        """Return the same users with the history entries for which `keep` holds, [H].
+
+        >>> UserBlock.of([7, 8], [[3, 1], [5]]).where(np.array([False, True, True])).offsets
+        array([0, 1, 2])
+        """
+        offsets = np.concatenate([[0], np.cumsum(keep)])[self.offsets]
+        return UserBlock(self.user_id, offsets, self.items[keep], self.weights[keep], self.ratings[keep])
+
+    def among(self, known: NDArray[np.bool_]) -> UserBlock:
+        """Return the same users with the items of their histories that are `known`, [n_items]; newer ones are not."""
+        return self.where((self.items < len(known)) & known[np.minimum(self.items, len(known) - 1)])
+
+    def newer(self) -> Ints:
+        """Return how many entries of its history are newer than each, [H]."""
+        return np.repeat(self.offsets[1:], np.diff(self.offsets)) - 1 - np.arange(len(self.items))
+
     def last_items(self, length: int) -> Ints:
         """Return each history's newest items, padded with 0 on the left, [B, length].
 
@@ -84,7 +101,7 @@ class UserBlock:
                [0, 5]])
         """
         padded = np.zeros((len(self), length), np.int64)
-        from_end = np.repeat(self.offsets[1:], np.diff(self.offsets)) - np.arange(len(self.items))
+        from_end = self.newer() + 1
         keep = from_end <= length
         padded[self.rows()[keep], length - from_end[keep]] = self.items[keep]
         return padded

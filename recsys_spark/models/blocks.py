@@ -15,9 +15,26 @@ import numpy as np
 import pyarrow as pa
 from pyspark import TaskContext
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
+from recsys_spark.errors import DataError
 from recsys_spark.native import kernel
 from recsys_spark.session import deal
+
+_LARGEST_ID = 2**31 - 2
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much there is to pack: the largest ids + 1, and the rows."""
+
+    users: int
+    items: int
+    entries: int
+
+    def blocks(self, asked: int | None = None, entries: int = 1_000_000, least: int = 8) -> int:
+        """Return how many blocks a side is cut into: what was asked for, or one per so many entries."""
+        return asked or max(least, self.entries // entries)
 
 
 @dataclass(frozen=True)
@@ -33,6 +50,11 @@ class Side:
     def of(cls, name: str, rows: int, blocks: int, folder: Path, unit: int = 1) -> Side:
         """Cut into at most `blocks` blocks, each of a multiple of `unit` rows."""
         return cls(name, rows, unit * math.ceil(rows / blocks / unit), folder)
+
+    @classmethod
+    def both(cls, extent: Extent, blocks: int, folder: Path, unit: int = 1) -> tuple[Side, Side]:
+        """Return the users and the items."""
+        return cls.of("users", extent.users, blocks, folder, unit), cls.of("items", extent.items, blocks, folder, unit)
 
     @property
     def blocks(self) -> int:
@@ -72,6 +94,36 @@ class Side:
         np.save(self._block(block, "indptr"), np.searchsorted(own[order], np.arange(self.height + 1)))
         np.save(self._block(block, "indices"), other[order])
         np.save(self._block(block, "values"), values[order].view(np.float32))
+
+
+def check(rows: DataFrame, what: str, remedy: str, signed: bool = False) -> tuple[DataFrame, Extent]:
+    """Return rows as `pack` takes them, and how much that is.
+
+    Args:
+        rows: `user_id`, `item_id` and `value`.
+        what, remedy: what the value is, and what to do about a bad one, for the error.
+        signed: whether the value may be negative.
+
+    Raises:
+        DataError: there is no row, an id is no dense id, a value is no number, or negative.
+    """
+    x = F.col("value")
+    wrong = x.isNull() | F.isnan(x) | (F.abs(x) == float("inf"))
+    found = rows.agg(
+        F.max("user_id").alias("user"), F.max("item_id").alias("item"), F.count("*").alias("n"),
+        F.least(F.min("user_id"), F.min("item_id")).alias("least"),
+        F.count_if(wrong if signed else wrong | (x < 0)).alias("wrong"),
+    ).first()  # fmt: skip
+    if not found.n:
+        raise DataError("no interaction to train on")
+    if found.wrong:
+        raise DataError(f"{found.wrong} interactions have a {what} that is negative or no number; {remedy}")
+    if found.least < 0 or max(found.user, found.item) > _LARGEST_ID:
+        raise DataError(
+            f"ids reach from {found.least} to {max(found.user, found.item)}: dense ids are 1 to {_LARGEST_ID}"
+        )
+    typed = rows.selectExpr("int(user_id) user_id", "int(item_id) item_id", "float(value) value")
+    return typed, Extent(found.user + 1, found.item + 1, found.n)
 
 
 def pack(rows: DataFrame, users: Side, items: Side) -> None:

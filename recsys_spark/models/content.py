@@ -65,15 +65,16 @@ class Content:
         self._place[items] = np.arange(len(items))
 
     def score(self, users: UserBlock) -> Floats:
-        place = np.where(users.items < self.n_items, self._place[np.minimum(users.items, self.n_items - 1)], -1)
-        usable = (place >= 0) & ((users.weights > 0) if self.weighted else True)
-        offsets = np.concatenate([[0], np.cumsum(usable)])[users.offsets]
-        values = users.weights[usable] if self.weighted else np.ones(usable.sum(), np.float32)
-        histories = sparse.csr_array((values, place[usable], offsets), (len(users), len(self.items)))
+        users = users.among(self._place >= 0)
+        if self.weighted:
+            users = users.where(users.weights > 0)
+        values = users.weights if self.weighted else np.ones(len(users.items), np.float32)
+        shape = len(users), len(self.items)
+        histories = sparse.csr_array((values, self._place[users.items], users.offsets), shape)
         profiles = unit_rows(histories @ self.vectors)  # [B, V]; at length 1 the mean is the sum
         scores = np.full((len(users), self.n_items), NO_OPINION)
         scores[:, self.items] = (profiles @ self._by_token).toarray()
-        scores[np.diff(offsets) == 0] = NO_OPINION
+        scores[np.diff(users.offsets) == 0] = NO_OPINION
         return scores
 
     def save(self, path: Path) -> None:

@@ -15,15 +15,15 @@ from scipy import sparse
 from scipy.linalg import lapack
 
 from recsys_spark.config import Section
-from recsys_spark.errors import ConfigError, DataError
+from recsys_spark.errors import ConfigError
 from recsys_spark.models.base import NO_OPINION, Floats, Ints, TrainingData, UserBlock, read_card, write_card
 from recsys_spark.native import kernel
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-_ENTRIES_PER_BLOCK = 1_000_000
-_LARGEST_ID = 2**31 - 2
+    from recsys_spark.models.blocks import Extent
+
 _BYTES_PER_WEIGHT = 8 + 4
 """The inverse in float64, and B in float32 beside it."""
 
@@ -66,17 +66,15 @@ class Ease:
         self._place[items] = np.arange(len(items))
 
     def score(self, users: UserBlock) -> Floats:
-        place = np.where(users.items < self.n_items, self._place[np.minimum(users.items, self.n_items - 1)], -1)
-        known = place >= 0
-        offsets = np.concatenate([[0], np.cumsum(known)])[users.offsets]
-        values = np.ones(known.sum(), np.float32) if self.config.binary else users.weights[known]
+        users = users.among(self._place >= 0)
+        values = np.ones(len(users.items), np.float32) if self.config.binary else users.weights
         if self.config.half_life is not None:
-            newer = np.repeat(offsets[1:], np.diff(offsets)) - 1 - np.arange(len(values))
-            values = (values * 0.5 ** (newer / self.config.half_life)).astype(np.float32)
-        histories = sparse.csr_array((values, place[known], offsets), (len(users), len(self.items)))
+            values = (values * 0.5 ** (users.newer() / self.config.half_life)).astype(np.float32)
+        shape = len(users), len(self.items)
+        histories = sparse.csr_array((values, self._place[users.items], users.offsets), shape)
         scores = np.full((len(users), self.n_items), NO_OPINION)
         scores[:, self.items] = histories @ self.weights  # [B, M]
-        scores[np.diff(offsets) == 0] = NO_OPINION
+        scores[np.diff(users.offsets) == 0] = NO_OPINION
         return scores
 
     def save(self, path: Path) -> None:
@@ -99,50 +97,32 @@ def fit(data: TrainingData, config: Config) -> Ease:
         ConfigError: the matrix is larger than `max_gb`, or λ too small for it to be inverted.
         DataError: there is no interaction, an id is no positive int, a weight is negative or no number.
     """
+    from recsys_spark.models.blocks import check  # here, because serving a model must not need Spark
+
     value = "1" if config.binary else "weight"
     rows = data.interactions.selectExpr("user_id", "item_id", f"float({value}) as value")
-    n_users, n_items, entries, distinct = _sizes(rows)
+    rows, extent = check(rows, "weight", "EASE cannot use them")
+    distinct = rows.select("item_id").distinct().count()
     needed = distinct**2 * _BYTES_PER_WEIGHT / 1e9
     if needed > config.max_gb:
         raise ConfigError(
             f"ease: {distinct} items make a matrix of {needed:.1f} GB, models.ease.max_gb is {config.max_gb}; "
             "raise it, raise dataset.k_core, or leave ease out of train.baselines"
         )
-    rows = rows.selectExpr("int(user_id) user_id", "int(item_id) item_id", "value")
-    blocks = config.blocks or max(8, entries // _ENTRIES_PER_BLOCK)
-    gram, items = _gram(rows, n_users, n_items, blocks, data.scratch.absolute())
-    return Ease(solve(gram, config.regularization), items, n_items, config)
+    gram, items = _gram(rows, extent, extent.blocks(config.blocks), data.scratch.absolute())
+    return Ease(solve(gram, config.regularization), items, extent.items, config)
 
 
-def _sizes(rows: DataFrame) -> tuple[int, int, int, int]:
-    """Return n_users, n_items, the number of rows and of distinct items, all of which make sense."""
-    from pyspark.sql import functions as F  # here, because serving a model must not need Spark
-
-    x = F.col("value")
-    found = rows.agg(
-        F.max("user_id").alias("user"), F.max("item_id").alias("item"), F.count("*").alias("n"),
-        F.count_if(x.isNull() | F.isnan(x) | (F.abs(x) == float("inf")) | (x < 0)).alias("wrong"),
-        F.least(F.min("user_id"), F.min("item_id")).alias("least"), F.countDistinct("item_id").alias("items"),
-    ).first()  # fmt: skip
-    if not found.n:
-        raise DataError("no interaction to train on")
-    if found.wrong:
-        raise DataError(f"{found.wrong} interactions have a weight that is negative or no number; EASE cannot use them")
-    if found.least < 0 or max(found.user, found.item) > _LARGEST_ID:
-        raise DataError(
-            f"ids reach from {found.least} to {max(found.user, found.item)}: dense ids are 1 to {_LARGEST_ID}"
-        )
-    return found.user + 1, found.item + 1, found.n, found["items"]
-
-
-def _gram(rows: DataFrame, n_users: int, n_items: int, blocks: int, folder: Path) -> tuple[np.ndarray, Ints]:
+def _gram(rows: DataFrame, extent: Extent, blocks: int, folder: Path) -> tuple[np.ndarray, Ints]:
     """Return X'X of the trained items, float64 [M, M], and which they are.
 
     A task has a block of items and writes their rows of X'X: the same bytes on whatever executor, in whatever order.
     """
     from recsys_spark.models.blocks import Side, pack
+    from recsys_spark.session import deal
 
-    users, items = (Side.of(name, n, blocks, folder) for name, n in (("users", n_users), ("items", n_items)))
+    n_items = extent.items
+    users, items = Side.both(extent, blocks, folder)
     pack(rows, users, items)
     degrees = np.concatenate([np.diff(items.csr(block)[0]) for block in range(items.blocks)])[:n_items]
     trained = np.flatnonzero(degrees)
@@ -165,8 +145,6 @@ def _gram(rows: DataFrame, n_users: int, n_items: int, blocks: int, folder: Path
         gram = np.load(path, mmap_mode="r+")
         gram[own[there[0]] : own[there[-1]] + 1] = part
         gram.flush()
-
-    from recsys_spark.session import deal
 
     deal(rows.sparkSession.sparkContext, range(items.blocks)).foreach(add_up)
     return np.load(path), trained

@@ -80,6 +80,7 @@ def fit(data: TrainingData, config: Config) -> ItemKnn:
         DataError: there is nothing to train on, an id is no positive int, a weight is negative or no number.
     """
     from recsys_spark.models.knn import packing  # here, because serving a model must not need Spark
+    from recsys_spark.session import deal
 
     users, items = packing.packed(data, config)
     starts, indices, weights = packing.joined(items)
@@ -99,8 +100,6 @@ def fit(data: TrainingData, config: Config) -> ItemKnn:
         rows = starts[own[0] : own[-1] + 2], terms, values, sizes[own]
         indptr, ids, similarities = neighbours(rows, own, packing.read(users.folder, "lists"), config)
         return np.diff(indptr), ids, similarities
-
-    from recsys_spark.session import deal
 
     spark = data.interactions.sparkSession.sparkContext
     parts = deal(spark, range(items.blocks)).map(search).collect()

@@ -22,26 +22,25 @@ from tqdm import trange
 from recsys_spark.models.als.kernel import descend, solve_exactly
 from recsys_spark.models.als.model import Config
 from recsys_spark.models.base import Floats, TrainingData
-from recsys_spark.models.blocks import Side, pack
+from recsys_spark.models.blocks import Extent, Side, pack
 from recsys_spark.session import deal
 
 _PAGE = 4_096
 
 
 def factorise(
-    rows: DataFrame, sizes: tuple[int, int], config: Config, blocks: int, start: Floats | None, data: TrainingData
+    rows: DataFrame, extent: Extent, config: Config, blocks: int, start: Floats | None, data: TrainingData
 ) -> tuple[Floats, np.ndarray]:
     """Return the item factors [n_items, D] and which of them were trained [n_items].
 
     Args:
         rows: `user_id`, `item_id` and `value`.
-        sizes: n_users and n_items: the largest ids + 1.
         start: item factors to begin with; rows beyond them, or of 0, are drawn.
     """
     folder = data.scratch.absolute()
     # A block of factors begins on a page of its own: tasks on several machines may write theirs into one file.
     unit = _PAGE // math.gcd(_PAGE, 4 * config.rank)
-    users, items = (Side.of(name, n, blocks, folder, unit) for name, n in zip(("users", "items"), sizes, strict=True))
+    users, items = Side.both(extent, blocks, folder, unit)
     pack(rows, users, items)
     known = np.concatenate([np.diff(items.csr(block)[0]) > 0 for block in range(items.blocks)])
     gram = _begin(users, items, known, start, config.rank, data.seed)

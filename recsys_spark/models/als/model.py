@@ -75,19 +75,17 @@ class AlsModel:
         Implicit: (Y'Y + Y_u' (C_u - I) Y_u + lam_u I) x = Y_u' c_u with c = 1 + alpha w over the user's
         items; explicit: (Y_u' Y_u + lam_u I) x = Y_u' r_u over the rated ones.
         """
-        usable = (users.items < self.n_items) & self.known[np.minimum(users.items, self.n_items - 1)]
-        if not self.config.implicit:
-            usable &= np.isfinite(users.ratings)
-        offsets = np.concatenate([[0], np.cumsum(usable)])[users.offsets]
+        users = users.among(self.known)
         if self.config.implicit:
-            left = self.config.alpha * np.abs(users.weights[usable])
+            left = self.config.alpha * np.abs(users.weights)
             right = 1 + left
         else:
-            right = users.ratings[usable]
+            users = users.where(np.isfinite(users.ratings))
+            right = users.ratings
             left = np.ones_like(right)
         vectors = np.zeros((len(users), self.factors.shape[1]), np.float32)
         solve_exactly(
-            offsets, users.items[usable], left.astype(np.float32), right.astype(np.float32), self.factors, self._base,
+            users.offsets, users.items, left.astype(np.float32), right.astype(np.float32), self.factors, self._base,
             self.config.regularization, self.config.scale_regularization, vectors,
         )  # fmt: skip
         return vectors

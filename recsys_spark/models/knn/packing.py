@@ -8,13 +8,11 @@ import numpy as np
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from recsys_spark.errors import DataError
 from recsys_spark.models.base import TrainingData
-from recsys_spark.models.blocks import Side, pack
+from recsys_spark.models.blocks import Side, check, pack
 from recsys_spark.models.knn.similarity import Similarity
 
 _ENTRIES_PER_BLOCK = 250_000
-_LARGEST_ID = 2**31 - 2
 
 
 def packed(data: TrainingData, config: Similarity) -> tuple[Side, Side]:
@@ -25,35 +23,13 @@ def packed(data: TrainingData, config: Similarity) -> tuple[Side, Side]:
     """
     value = "weight" if config.use_weights else "1"
     rows = data.interactions.selectExpr("user_id", "item_id", f"float({value}) value")
-    n_users, n_items, entries = _sizes(rows)
-    rows = rows.selectExpr("int(user_id) user_id", "int(item_id) item_id", "value")
+    rows, extent = check(rows, "weight", "set use_weights to false")
     if config.max_user_items is not None:
         rows = _capped(rows, config.max_user_items, data.seed)
-    blocks, folder = max(4, entries // _ENTRIES_PER_BLOCK), data.scratch.absolute()
-    users, items = Side.of("users", n_users, blocks, folder), Side.of("items", n_items, blocks, folder)
+    blocks = extent.blocks(entries=_ENTRIES_PER_BLOCK, least=4)
+    users, items = Side.both(extent, blocks, data.scratch.absolute())
     pack(rows, users, items)
     return users, items
-
-
-def _sizes(rows: DataFrame) -> tuple[int, int, int]:
-    """Return n_users, n_items and the number of rows, all of which make sense."""
-    x = F.col("value")
-    found = rows.agg(
-        F.max("user_id").alias("user"), F.max("item_id").alias("item"), F.count("*").alias("n"),
-        F.count_if(x.isNull() | F.isnan(x) | (x < 0) | (x == float("inf"))).alias("wrong"),
-        F.least(F.min("user_id"), F.min("item_id")).alias("least"),
-    ).first()  # fmt: skip
-    if not found.n:
-        raise DataError("no interaction to train on")
-    if found.wrong:
-        raise DataError(
-            f"{found.wrong} interactions have a weight that is negative or no number; set use_weights to false"
-        )
-    if found.least < 0 or max(found.user, found.item) > _LARGEST_ID:
-        raise DataError(
-            f"ids reach from {found.least} to {max(found.user, found.item)}: dense ids are 1 to {_LARGEST_ID}"
-        )
-    return found.user + 1, found.item + 1, found.n
 
 
 def _capped(rows: DataFrame, most: int, seed: int) -> DataFrame:

@@ -131,16 +131,14 @@ class Histories:
         Args:
             known: which items were trained, [n_items].
         """
-        there = (users.items < len(known)) & known[np.minimum(users.items, len(known) - 1)]
-        offsets = np.concatenate([[0], np.cumsum(there)])[users.offsets]
-        items, weights = users.items[there].astype(np.int32), np.ones(int(there.sum()), np.float32)
+        users = users.among(known)
+        weights = np.ones(len(users.items), np.float32)
         recency = np.ones_like(weights)
         if config.use_weights:
-            weights = np.nan_to_num(np.maximum(users.weights[there], 0)).astype(np.float32)
+            weights = np.nan_to_num(np.maximum(users.weights, 0)).astype(np.float32)
         if config.half_life is not None:
-            newer = np.repeat(offsets[1:], np.diff(offsets)) - 1 - np.arange(len(items))
-            recency = np.exp2(-newer / config.half_life).astype(np.float32)
-        return cls(offsets, items, weights, recency)
+            recency = np.exp2(-users.newer() / config.half_life).astype(np.float32)
+        return cls(users.offsets, users.items.astype(np.int32), weights, recency)
 
     def empty(self) -> np.ndarray:
         """Return who has nothing that was trained, bool [B]."""
