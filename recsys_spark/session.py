@@ -44,8 +44,12 @@ def get_session(config: SparkConfig, name: str) -> SparkSession:
     Settings given to `spark-submit` win, then `config`, then the house's defaults: a job started on a
     cluster needs no change to its YAML.
     """
-    if SparkContext._active_spark_context is None and "PYSPARK_GATEWAY_PORT" not in os.environ:
-        _require_java()
+    if SparkContext._active_spark_context is None:
+        if "PYSPARK_GATEWAY_PORT" in os.environ:
+            # What spark-submit was given is in its JVM, and a SparkConf knows of it from here on only.
+            SparkContext._ensure_initialized()
+        else:
+            _require_java()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     # Loopback is right for local[*]; a cluster's driver has to be reachable from the executors.
@@ -63,7 +67,8 @@ def get_session(config: SparkConfig, name: str) -> SparkSession:
     }
     for key, value in {**_DEFAULTS, **wanted}.items():
         conf.setIfMissing(key, value)
-    conf.setIfMissing("spark.app.name", name)
+    if conf.get("spark.app.name", ".py").endswith(".py"):  # spark-submit's own idea of a name: the file's
+        conf.set("spark.app.name", name)
     spark = SparkSession.builder.config(conf=conf).getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
     return spark
@@ -84,6 +89,11 @@ def deal(context: SparkContext, work: Sequence[_T]) -> RDD[_T]:
     Not a task for each: a task in Python costs a tenth of a second and more before it begins.
     """
     return context.parallelize(work, max(1, min(len(work), context.defaultParallelism)))
+
+
+def task_threads(context: SparkContext) -> int:
+    """Return how many threads a task may use."""
+    return int(context.getConf().get("spark.task.cpus", "1"))
 
 
 def _require_java() -> None:
