@@ -32,6 +32,7 @@ from recsys_spark.log.privacy import key_id
 from recsys_spark.log.suppression import erased_count
 from recsys_spark.models import load, module_of, user_knn
 from recsys_spark.models.base import UserBlock
+from recsys_spark.models.popularity import Popularity, Segments
 from recsys_spark.models.torch_recommender import TorchRecommender
 from recsys_spark.models.user_knn import UserKnn
 from recsys_spark.pipeline import erasure, job, stages
@@ -455,6 +456,15 @@ def test_user_knn_forgets_what_a_user_had(tmp_path):
     assert [array.tolist() for array in left.rows] == [[0, 0, 2, 2, 4], [1, 2, 1, 4], [1, 2, 4, 5]]
     assert left.known.tolist() == [False, True, True, False, True]
     assert erase_from_model(tmp_path, []) == 0
+
+
+def test_popularity_forgets_which_segment_a_user_is_of(tmp_path):
+    counts = np.array([0, 3, 1], np.float32)
+    segments = Segments(["DE", "FI"], np.array([0, 2, 1], np.int32), np.array([[0, 1, 9], [0, 9, 1]], np.float32))
+    Popularity(counts, np.full(3, np.nan, np.float32), segments=segments).save(tmp_path)
+    assert erase_from_model(tmp_path, [2, 99, 0]) == 1 and erase_from_model(tmp_path, [2, 99, 0]) == 0
+    left = Popularity.load(tmp_path)
+    assert left.score(UserBlock.of([1, 2], [[], []]))[:, 1:].tolist() == [[9, 1], [3, 1]]
 
 
 @pytest.mark.parametrize("name", ["two_tower", "neumf"])

@@ -306,6 +306,34 @@ def test_popularity_halves_with_age(spark, by, days):
     np.testing.assert_array_equal(model.counts, mixed.counts)
 
 
+def test_popularity_by_segment_against_counts_by_hand(spark):
+    """Users 1 and 2 are of FI, 3 of DE, 4 of nothing; item 3 is popular by everyone and never by DE."""
+    of = {1: "FI", 2: "FI", 3: "DE"}
+    pairs = [(1, 1), (2, 1), (1, 3), (2, 3), (4, 3), (3, 2), (3, 4), (4, 4)]
+    rows = dated(spark, [(u, i, 1.0, 0.0) for u, i in pairs])
+    segments = spark.createDataFrame(list(of.items()), "user_id int, segment string")
+    config = popularity.Config(segment="country", segment_prior=4.0)
+    assert list(popularity.needs(config)) == ["segments/country"] and not [*popularity.needs(popularity.Config())]
+    model = popularity.fit(data_of(rows, segments=segments), config)
+    everyone = np.array([sum(j == i for _, j in pairs) for i in range(5)])
+    expected = {None: everyone}
+    for name in ("DE", "FI"):
+        own = np.array([sum(j == i and of.get(u) == name for u, j in pairs) for i in range(5)])
+        expected[name] = own + 4 * everyone / everyone.sum()
+    for each in (model, load(saved(model))):
+        for user in (0, 1, 2, 3, 4, 99):  # the last has come since
+            scores = each.score(UserBlock.of([user], [[]]))[0]
+            assert scores[0] == NO_OPINION
+            np.testing.assert_allclose(scores[1:], expected[of.get(user)][1:], rtol=1e-6)
+    assert recommend_block(model, UserBlock.of([3, 1], [[], []]), 2)[0].tolist() == [[4, 2], [3, 1]]
+
+
+def test_popularity_in_segments_that_nobody_has(spark):
+    rows, nobody = dated(spark, AGES), spark.createDataFrame([], "user_id int, segment string")
+    with pytest.raises(DataError, match=r"no training event has a tenure; choose another models\.popularity\.segment"):
+        popularity.fit(data_of(rows, segments=nobody), popularity.Config(segment="tenure"))
+
+
 def test_popularity_of_nothing(spark):
     with pytest.raises(DataError, match="no interaction"):
         popularity.fit(data_of(dated(spark, AGES).limit(0)), popularity.Config(days=7))

@@ -21,9 +21,10 @@ from recsys_spark.dataset.feeds.sequences import write_sequences
 from recsys_spark.dataset.histories import build_histories
 from recsys_spark.dataset.ids import extend_dictionary
 from recsys_spark.dataset.interactions import mark_core, write_summed
+from recsys_spark.dataset.segments import user_segments
 from recsys_spark.dataset.splits import PARTS
 from recsys_spark.errors import DataError
-from recsys_spark.schemas import HISTORIES, INTERACTIONS, ITEM_IDS, USER_IDS, Table
+from recsys_spark.schemas import EVENTS, HISTORIES, INTERACTIONS, ITEM_IDS, USER_IDS, Table
 from recsys_spark.session import together
 from recsys_spark.warehouse import Slot, Version, Warehouse, fingerprint
 
@@ -190,6 +191,21 @@ def numbered_items(spark: SparkSession, warehouse: Warehouse, items: Version, ma
     """Read the catalogue with the dense ids of `item_id` that `interactions` was made with."""
     ids = spark.read.parquet(_dictionary(warehouse, ITEM_IDS, made).data).select(F.col("raw_id").alias("item_id"), "id")
     return spark.read.parquet(items.data).join(ids, "item_id").drop("item_id").withColumnRenamed("id", "item_id")
+
+
+def training_segments(spark: SparkSession, warehouse: Warehouse, made: Version, attribute: str) -> DataFrame:
+    """Read which segment of an attribute each user of `interactions` belongs to: see `user_segments`.
+
+    Raises:
+        DataError: the events that it was made of are gone.
+    """
+    day = dt.date.fromisoformat(made.name[:10])
+    events = {b: warehouse.slot(EVENTS.name, batch=b).version(name) for b, name in made.manifest["events"].items()}
+    there = {batch: version for batch, version in events.items() if version is not None}
+    if len(there) < len(events):
+        raise DataError(f"the events of the data set of {day} are no longer there; run jobs/build_dataset.py again")
+    numbered = _numbered(spark, warehouse, made, there, day)
+    return user_segments(spark.read.parquet(made.data), numbered, attribute)
 
 
 def _dictionary(warehouse: Warehouse, table: Table, made: Version) -> Version:

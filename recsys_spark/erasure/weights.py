@@ -1,9 +1,9 @@
 """Take people out of saved models: the rows that a deep model has learnt about them become zeros.
 
-Of the baselines user_knn keeps what single users had, and loses it here; the others keep nothing of single users:
-popularity counts, ALS keeps the items' factors and item_knn the items' neighbours alone. A deep model's tables of users
-are the embeddings of its network whose names begin with `user`, a row per dense id. What else a model learnt from
-people stays in it until it is trained again.
+Of the baselines user_knn keeps what single users had and popularity which segment they are of, and both lose it here;
+the others keep nothing of single users: ALS keeps the items' factors and item_knn the items' neighbours alone. A deep
+model's tables of users are the embeddings of its network whose names begin with `user`, a row per dense id. What else a
+model learnt from people stays in it until it is trained again.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from recsys_spark import models
 from recsys_spark.erasure.rows import replacing
 from recsys_spark.models.base import read_card
 from recsys_spark.models.hybrid import PARTS, Hybrid
+from recsys_spark.models.popularity import SEGMENTS, Popularity
 from recsys_spark.models.user_knn import ROWS, UserKnn
 
 WEIGHTS, TRAINED = "weights.pt", "trained.npz"
@@ -31,6 +32,8 @@ def erase_from_model(folder: Path, ids: list[int]) -> int:
     name = read_card(folder)["model"]
     if name == UserKnn.name:
         return _erase_rows(folder / ROWS, ids)
+    if name == Popularity.name:
+        return _erase_segments(folder / SEGMENTS, ids) if (folder / SEGMENTS).exists() else 0
     if name == Hybrid.name:  # carries the models that it blends
         return max(erase_from_model(part, ids) for part in sorted((folder / PARTS).iterdir()))
     if name not in models.DEEP or not ids:
@@ -70,6 +73,18 @@ def _erase_rows(path: Path, ids: list[int]) -> int:
         rows["indptr"] = np.concatenate([[0], np.cumsum(lengths)])
         with replacing(path) as aside, open(aside, "wb") as opened:
             np.savez(opened, **rows)
+    return len(there)
+
+
+def _erase_segments(path: Path, ids: list[int]) -> int:
+    """Put the people into no segment, and return how many of them were in one."""
+    with np.load(path) as arrays:
+        segments = dict(arrays)
+    there = [i for i in ids if i < len(segments["of_user"]) and segments["of_user"][i]]
+    if there:
+        segments["of_user"][there] = 0
+        with replacing(path) as aside, open(aside, "wb") as opened:
+            np.savez(opened, **segments)
     return len(there)
 
 

@@ -76,6 +76,18 @@ class UserBlock:
         offsets = self.offsets[start : stop + 1] - self.offsets[start]
         return UserBlock(self.user_id[start:stop], offsets, self.items[h], self.weights[h], self.ratings[h])
 
+    def only(self, rows: NDArray[Any]) -> UserBlock:
+        """Return some of the users, by their rows, in the order of the block.
+
+        >>> UserBlock.of([7, 8, 9], [[3, 1], [5], [2]]).only(np.array([0, 2])).items
+        array([3, 1, 2])
+        """
+        asked = np.zeros(len(self), bool)
+        asked[rows] = True
+        h = asked[self.rows()]
+        offsets = np.concatenate([[0], np.cumsum(np.diff(self.offsets)[asked])])
+        return UserBlock(self.user_id[asked], offsets, self.items[h], self.weights[h], self.ratings[h])
+
     def where(self, keep: NDArray[np.bool_]) -> UserBlock:
         """Return the same users with the history entries for which `keep` holds, [H].
 
@@ -150,6 +162,7 @@ class TrainingData:
         items: the catalogue (`ITEMS`), with the dense id in `item_id`; for `items`.
         histories: the table `HISTORIES`; for `histories`. Whoever fits on more than `known = train` with its
             held-out items, which are the valid part, has seen the test.
+        segments: `user_id` and `segment` (string) of the users who have one; for `segments/ATTRIBUTE`.
         models: saved models of the same night by name; for `models/NAME`.
         previous: the saved model of the newest earlier night, if there is one and its ids are the same; for
             `previous`.
@@ -161,6 +174,7 @@ class TrainingData:
     scratch: Path
     items: DataFrame | None = None
     histories: DataFrame | None = None
+    segments: DataFrame | None = None
     models: Mapping[str, Path] = field(default_factory=dict)
     previous: Path | None = None
     log: Callable[[int, dict[str, float]], None] = _no_log

@@ -12,13 +12,14 @@ from pyspark.sql import SparkSession
 
 from recsys_spark import models
 from recsys_spark.config import Config
-from recsys_spark.dataset.build import Dataset, numbered_items
+from recsys_spark.dataset.build import Dataset, numbered_items, training_segments
 from recsys_spark.errors import ConfigError
 from recsys_spark.log.suppression import erased_count
 from recsys_spark.models.base import TrainingData
 from recsys_spark.schemas import ITEM_IDS, ITEMS
 from recsys_spark.warehouse import Version, Warehouse, fingerprint
 
+_SEGMENTS = "segments/"
 Log = Callable[[int, dict[str, float]], None]
 """Takes the number of a step, such as an iteration, and its figures."""
 
@@ -51,12 +52,14 @@ def train_baseline(
         scratch = path / "scratch"
         scratch.mkdir()
         items, previous = used.get("items"), used.get("previous")
+        segment = next((need.removeprefix(_SEGMENTS) for need in used if need.startswith(_SEGMENTS)), None)
         data = TrainingData(
             interactions=spark.read.parquet(dataset.interactions.data).where("split = 'train' and in_core"),
             seed=config.seed,
             scratch=scratch,
             items=numbered_items(spark, warehouse, items, dataset.interactions) if items else None,
             histories=spark.read.parquet(dataset.histories.data) if "histories" in used else None,
+            segments=training_segments(spark, warehouse, dataset.interactions, segment) if segment else None,
             models={n.removeprefix("models/"): v.path for n, v in used.items() if v and n.startswith("models/")},
             previous=previous.path if previous else None,
             log=lambda step, figures: steps.append((step, figures)),
@@ -96,6 +99,8 @@ def _input(warehouse: Warehouse, dataset: Dataset, name: str, need: str) -> Vers
     day = dataset.name[:10]
     if need == "histories":
         return dataset.histories
+    if need.startswith(_SEGMENTS):
+        return dataset.interactions  # which names the events that they are read from
     if need == "items":
         return warehouse.slot(ITEMS.name).require("run jobs/ingest.py first")
     if need == "previous":
