@@ -44,6 +44,7 @@ setup(
         "scipy>=1.11",
         "scikit-learn>=1.5",
         "numba>=0.60",
+        "faiss-cpu>=1.10",
         "optuna>=4",
         "matplotlib>=3.8",
         "psutil>=5.9",

@@ -18,7 +18,8 @@ def spark(tmp_path_factory):
     conf = {
         "spark.sql.warehouse.dir": (scratch / "warehouse").as_uri(),
         # Hundreds of tiny queries: compiling well what runs once takes longer than running it.
-        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={log4j} -XX:TieredStopAtLevel=1",
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={log4j} -XX:TieredStopAtLevel=1"
+        " -XX:ReservedCodeCacheSize=256m",
         "spark.sql.codegen.wholeStage": "false",
     }
     config = SparkConfig(master="local[2]", shuffle_partitions=2, driver_memory="4g", conf=conf)

@@ -15,6 +15,7 @@ from recsys_spark.errors import DataError
 from recsys_spark.models.als import AlsModel
 from recsys_spark.models.als import Config as AlsConfig
 from recsys_spark.models.popularity import Popularity
+from recsys_spark.recommendation import index
 from recsys_spark.recommendation import publish as station
 from recsys_spark.schemas import RECOMMENDATIONS
 from recsys_spark.warehouse import Warehouse
@@ -161,6 +162,30 @@ def test_a_second_publish_reuses_the_first(published):
     assert not made
     assert (again.name, again.manifest) == (version.name, version.manifest)
     assert len(night.slot.versions()) == 1
+
+
+def test_an_index_is_used_where_it_is_good_enough(spark, tmp_path, published, monkeypatch, capfd):
+    whole, exact = published
+    night = Night(spark, tmp_path)
+    version, _ = night.publish(index="ivf")
+    assert version.manifest["index"] is None  # one list of ten items: looking through it is a scan
+    assert "a quarter of its lists does not hold 95% of the best items" in capfd.readouterr().err
+    monkeypatch.setattr(index, "_MOST_PROBED", 1.0)
+    version, _ = night.publish(index="ivf", min_recall=0.5)
+    assert version.manifest["index"] == {
+        "lists": 1,
+        "probes": 1,
+        "recall": 1.0,
+        "users": version.manifest["index"]["users"],
+    }
+    assert "1 of 1 lists hold 100.0% of the best items" in capfd.readouterr().err
+    found, wanted = night.lists(version), whole.lists(exact)
+    assert {u: [row[:2] for row in rows] for u, rows in found.items()} == {
+        u: [row[:2] for row in rows] for u, rows in wanted.items()
+    }
+    assert not list(night.slot.path.glob(".topk-*"))
+    night.publish(model="popularity", index="ivf")
+    assert "popularity has no item vectors; every item is compared" in capfd.readouterr().err
 
 
 def test_only_active_users(spark, tmp_path):

@@ -131,6 +131,11 @@ class PublishConfig(Section):
     k: int = Field(20, ge=1)
     block_users: int = Field(1_024, ge=1)
     """Users scored at a time: bounds the memory of a task to block_users x items floats."""
+    index: Literal["exact", "ivf"] = "exact"
+    """Compare every item, or those that an index of item vectors (faiss) finds; for models whose scores are dot
+    products, and worth it from about a million items on."""
+    min_recall: float = Field(0.95, gt=0, le=1)
+    """Least share of the k best items that the index finds, measured on a thousand users; else all are compared."""
     active_days: int | None = Field(None, ge=1)
     """Publish users with an event in the last so many days; null = every user."""
     min_coverage: float = Field(0.0, ge=0, le=1)

@@ -192,6 +192,8 @@ def _try_all(
     from pyspark.sql import functions as F  # here, because serving a model must not need Spark
     from threadpoolctl import threadpool_limits
 
+    from recsys_spark.session import task_threads
+
     assert data.histories is not None  # see `needs`
     measured = data.histories.where("known = 'train' and size(held_out) > 0 and size(items) > 0")
     drawn = measured.orderBy(F.xxhash64("user_id", F.lit(data.seed)), "user_id").limit(config.valid_users)
@@ -207,7 +209,7 @@ def _try_all(
     # blocks of users that no number of tasks changes, so that neither do the figures
     blocks = [(users.take(s, min(s + _BLOCK_USERS, len(users))), truth[s : s + _BLOCK_USERS]) for s in starts]
     spark = data.histories.sparkSession.sparkContext
-    threads = int(spark.getConf().get("spark.task.cpus", "1"))
+    threads = task_threads(spark)
 
     def measure(blocks: Iterator[tuple[UserBlock, list[np.ndarray]]]) -> Iterator[np.ndarray]:
         parts = [models.load(path) for path in paths]

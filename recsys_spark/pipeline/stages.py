@@ -190,7 +190,9 @@ def recommend(context: Context) -> StageResult:
             dataset.histories, path, model_version, popularity.path,
         )  # fmt: skip
         figures = {k: version.manifest[k] for k in ("users", "rows", "coverage", "churn")}
+        index = version.manifest["index"] or {}
         run.metrics({k: v for k, v in figures.items() if v is not None})
+        run.metrics({f"index_{k}": v for k, v in index.items()})
         run.params({"model": name, "model_version": model_version, "table": version.name})
     return StageResult(
         inputs={"histories": dataset.histories.name, "model": model_version},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import shutil
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,17 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from recsys_spark import models
 from recsys_spark.config import PublishConfig
 from recsys_spark.errors import DataError
 from recsys_spark.recommendation.checks import check_lists
-from recsys_spark.recommendation.topk import top_k
+from recsys_spark.recommendation.index import Measured, build
+from recsys_spark.recommendation.topk import sample_users, top_k
 from recsys_spark.schemas import ITEM_IDS, RECOMMENDATIONS, USER_IDS
 from recsys_spark.warehouse import Slot, Version, Warehouse, fingerprint
 
+_INDEX = "items.ivf"
+_RECALL_USERS = 1_000
 _CODE = ("recommendation", "models", "schemas.py")
 
 
@@ -41,6 +46,7 @@ def publish(
     """
     slot = warehouse.slot(RECOMMENDATIONS.name)
     live = slot.current()
+    users_of = Path(histories.data) / "known=test"
     name = f"{until}-{fingerprint(_CODE, config.model_dump(), histories.name, model_version, popularity.name)}"
 
     def build(path: Path) -> dict[str, Any]:
@@ -49,7 +55,8 @@ def publish(
         if not count:
             raise DataError(f"no user was active up to {until}; raise publish.active_days")
         scratch = _scratch(slot, name)
-        lists = _lists(spark, warehouse, histories, model, popularity, config, until, scratch)
+        index = _index(model, users_of, config, scratch) if config.index != "exact" else None
+        lists = _lists(spark, warehouse, users_of, model, popularity, config, until, scratch, index is not None)
         RECOMMENDATIONS.conform(lists).write.parquet(str(path / "data"))
         last = slot_before(warehouse, name)
         checked = check_lists(
@@ -60,7 +67,7 @@ def publish(
         shutil.rmtree(scratch)
         return {
             "table": RECOMMENDATIONS.name, "run_date": str(until), "model": model_version,
-            "histories": histories.name, **asdict(checked),
+            "histories": histories.name, "index": asdict(index) if index else None, **asdict(checked),
         }  # fmt: skip
 
     older = live is not None and live.manifest["run_date"] > str(until)
@@ -79,13 +86,13 @@ def _active(histories: DataFrame, until: dt.date, days: int | None) -> DataFrame
 
 
 def _lists(
-    spark: SparkSession, warehouse: Warehouse, histories: Version, model: Path, popularity: Path,
-    config: PublishConfig, until: dt.date, scratch: Path,
+    spark: SparkSession, warehouse: Warehouse, histories: Path, model: Path, popularity: Path,
+    config: PublishConfig, until: dt.date, scratch: Path, indexed: bool,
 ) -> DataFrame:  # fmt: skip
     since = until - dt.timedelta(days=config.active_days - 1) if config.active_days else None
     rows = top_k(
-        spark, Path(histories.data) / "known=test", model, config.k, config.block_users, scratch,
-        fallback=popularity, since=since,
+        spark, histories, model, config.k, config.block_users, scratch,
+        index=scratch / _INDEX if indexed else None, fallback=popularity, since=since,
     )  # fmt: skip
     pairs = F.posexplode(F.arrays_zip("items", "scores"))
     return (
@@ -100,6 +107,29 @@ def _lists(
         .repartition("user_id")
         .sortWithinPartitions("user_id", "rank")
     )  # fmt: skip
+
+
+def _index(model: Path, histories: Path, config: PublishConfig, scratch: Path) -> Measured | None:
+    """Make the index of a model's items beside its lists, unless scanning them is as good."""
+    loaded = models.load(model)
+    if not loaded.dot_product:
+        print(f"publish.index: {loaded.name} has no item vectors; every item is compared", file=sys.stderr)
+        return None
+    scratch.mkdir(parents=True, exist_ok=True)
+    sample = sample_users(histories, _RECALL_USERS)
+    measured = build(loaded, sample, config.k, config.min_recall, scratch / _INDEX)
+    if measured is None:
+        print(
+            f"publish.index: a quarter of its lists does not hold {config.min_recall:.0%} of the best items; "
+            "every item is compared",
+            file=sys.stderr,
+        )
+    else:
+        print(
+            f"publish.index: {measured.probes} of {measured.lists} lists hold {measured.recall:.1%} of the best items",
+            file=sys.stderr,
+        )
+    return measured
 
 
 def _scratch(slot: Slot, name: str) -> Path:

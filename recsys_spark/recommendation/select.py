@@ -29,7 +29,7 @@ def recommend_block(model: Recommender, users: UserBlock, k: int) -> tuple[Ints,
         return select_top_k(model.score(users), users, k)
     vectors, items, eligible = model.user_vectors(users), model.item_vectors(), model.item_mask()  # type: ignore[attr-defined]
     vectors = np.where(vectors.any(axis=1, keepdims=True), vectors, np.float32(np.nan))  # NaN is never selected
-    best = _Best(users, eligible, k)
+    best = Best(users, eligible, k)
     tile = np.empty(
         _TILE_USERS * _TILE_ITEMS, np.float32
     )  # one for all products: fresh memory costs as much as they do
@@ -50,12 +50,12 @@ def select_top_k(scores: Floats, users: UserBlock, k: int) -> tuple[Ints, Floats
     >>> select_top_k(np.array([[9, 1, 3, 3, 5]], np.float32), UserBlock.of([7], [[4]]), 2)[0]
     array([[2, 3]])
     """
-    best = _Best(users, np.ones(scores.shape[1], bool), k)
+    best = Best(users, np.ones(scores.shape[1], bool), k)
     best.offer(scores, 0, 0)
     return best.ranked()
 
 
-class _Best:
+class Best:
     """The k best items so far of each user of a block: a heap per user, the worst on top."""
 
     def __init__(self, users: UserBlock, eligible: np.ndarray, k: int) -> None:
@@ -72,6 +72,10 @@ class _Best:
             np.ascontiguousarray(scores, np.float32), first_item, self.offsets[first_user:], self.seen, self.eligible,
             self.items[at], self.scores[at], self.sizes[at],
         )  # fmt: skip
+
+    def offer_some(self, scores: Floats, items: Ints) -> None:
+        """Take the scores [B, c] of some items of each user, [B, c], in the order of their ids."""
+        _offer_some(scores, items, self.offsets, self.seen, self.eligible, self.items, self.scores, self.sizes)
 
     def ranked(self) -> tuple[Ints, Floats]:
         _sort(self.items, self.scores, self.sizes)
@@ -101,18 +105,35 @@ def _offer(scores, first_item, offsets, seen, eligible, items, best, sizes):  # 
             for j in range(start, min(start + _SCAN, len(row))):
                 item = first_item + j
                 # what comes later and is only as good has the larger id, so it loses
-                if row[j] > worst and item > 0 and eligible[item]:
-                    if _contains(seen, offsets[b], offsets[b + 1], item):
-                        continue
-                    if sizes[b] < k:
-                        items[b, sizes[b]], best[b, sizes[b]] = item, row[j]
-                        sizes[b] += 1
-                        _sift_up(items[b], best[b], sizes[b] - 1)
-                    else:
-                        items[b, 0], best[b, 0] = item, row[j]
-                        _sift_down(items[b], best[b], sizes[b])
-                    if sizes[b] == k:
-                        worst = best[b, 0]
+                wanted = row[j] > worst and item > 0 and eligible[item]
+                if wanted and not _contains(seen, offsets[b], offsets[b + 1], item):
+                    sizes[b] = _enter(items[b], best[b], sizes[b], item, row[j])
+                    worst = best[b, 0] if sizes[b] == k else worst
+
+
+@kernel
+def _offer_some(scores, candidates, offsets, seen, eligible, items, best, sizes):  # type: ignore[no-untyped-def]
+    """Let the scores [B, c] of candidates [B, c] enter the heaps of B users."""
+    k = items.shape[1]
+    for b in range(len(scores) if k else 0):
+        for c in range(scores.shape[1]):
+            item, score = candidates[b, c], scores[b, c]
+            worst = best[b, 0] if sizes[b] == k else np.float32(-np.inf)
+            wanted = score > worst and item > 0 and eligible[item]
+            if wanted and not _contains(seen, offsets[b], offsets[b + 1], item):
+                sizes[b] = _enter(items[b], best[b], sizes[b], item, score)
+
+
+@kernel
+def _enter(items, scores, size, item, score):  # type: ignore[no-untyped-def]
+    """Put an item into a user's heap, in place of the worst where it is full; return how many it holds then."""
+    if size < len(items):
+        items[size], scores[size] = item, score
+        _sift_up(items, scores, size)
+        return size + 1
+    items[0], scores[0] = item, score
+    _sift_down(items, scores, size)
+    return size
 
 
 @kernel

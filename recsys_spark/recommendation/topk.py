@@ -7,9 +7,10 @@ on where it stopped: a row group whose file of lists stands is not looked at aga
 
 from __future__ import annotations
 
+import functools
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,24 +20,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.pandas.types import from_arrow_schema
 from threadpoolctl import threadpool_limits
 
 from recsys_spark import models
 from recsys_spark.models.base import Floats, Ints, Recommender, UserBlock
+from recsys_spark.recommendation import index as indexes
 from recsys_spark.recommendation.select import blocks, recommend_block
-from recsys_spark.session import deal
+from recsys_spark.session import deal, task_threads
 
 TOP_K = pa.schema([
     ("user_id", pa.int32()), ("model", pa.string()),
     ("items", pa.list_(pa.int32())), ("scores", pa.list_(pa.float32())),
 ])  # fmt: skip
 """One row per user; lists are shorter than k where fewer items can be recommended, possibly empty."""
+Ask = Callable[[UserBlock, int], tuple[Ints, Floats]]
+"""Takes B users and k, and returns items [B, k] and scores [B, k]."""
 _COLUMNS = ["user_id", "items", "weights", "ratings"]
 
 
 def top_k(
     spark: SparkSession, histories: Path, model: Path, k: int, block_users: int, out: Path,
-    *, fallback: Path | None = None, since: Any = None,
+    *, index: Path | None = None, fallback: Path | None = None, since: Any = None,
 ) -> DataFrame:  # fmt: skip
     """Recommend k unseen items to every user: rows of `TOP_K`.
 
@@ -46,6 +51,7 @@ def top_k(
         block_users: users scored at a time by a thread.
         out: folder of the lists; made where missing. What stands in it from an earlier run of the same is kept, so
             that its name has to say what it is of.
+        index: an index of the model, which then is not asked for the scores of every item.
         fallback: a saved model that serves whom the first does not know.
         since: leave out users whose `last_day` is before this day.
     """
@@ -57,28 +63,43 @@ def top_k(
     ]
     todo = [group for group in groups if not group[2].exists()]
     context = spark.sparkContext
-    threads = int(context.getConf().get("spark.task.cpus", "1"))
+    threads = task_threads(context)
 
     def recommend(task: tuple[Path, int, Path]) -> None:
         file, group, lists = task
-        load = [models.load(path) for path in (model, fallback) if path is not None]
+        first = models.load(model)
+        ask = functools.partial(recommend_block, first) if index is None else _index(index, model).recommend_block
+        served = first.name, ask, models.load(fallback) if fallback else None
         aside = lists.with_name(f".{lists.name}.{uuid.uuid4().hex}")
         with threadpool_limits(threads), pq.ParquetWriter(aside, TOP_K, compression="zstd") as writer:
             for rows in _read(file, group, block_users * threads, since):
                 users = read_block(rows)
                 share = -(-len(users) // threads)
                 with ThreadPoolExecutor(threads) as pool:
-                    parts = pool.map(lambda part: _lists(load, part, k), blocks(users, max(1, share)))
+                    parts = pool.map(lambda part: _lists(*served, part, k), blocks(users, max(1, share)))
                     for part in parts:
                         writer.write_batch(part)
         os.replace(aside, lists)
 
     if todo:
         deal(context, todo).foreach(recommend)
-    return spark.read.schema(_SPARK_SCHEMA).parquet(*(str(group[2]) for group in groups))
+    return spark.read.schema(from_arrow_schema(TOP_K)).parquet(*(str(group[2]) for group in groups))
 
 
-_SPARK_SCHEMA = "user_id int, model string, items array<int>, scores array<float>"
+@functools.lru_cache(maxsize=1)
+def _index(index: Path, model: Path) -> indexes.Index:
+    return indexes.load(index, models.load(model))
+
+
+def sample_users(histories: Path, n: int) -> UserBlock:
+    """Return the first n users of the `histories` table, where a hash has put them, or all; there has to be one."""
+    rows: list[pa.RecordBatch] = []
+    for file in sorted(histories.glob("*.parquet")):
+        for batch in pq.ParquetFile(file).iter_batches(n, columns=_COLUMNS):
+            rows.append(batch)
+            if sum(map(len, rows)) >= n:
+                return read_block(pa.Table.from_batches(rows).slice(0, n))
+    return read_block(pa.Table.from_batches(rows))
 
 
 def read_block(rows: pa.RecordBatch | pa.Table) -> UserBlock:
@@ -104,14 +125,13 @@ def _read(file: Path, group: int, size: int, since: Any) -> Iterator[pa.RecordBa
             yield batch
 
 
-def _lists(load: list[Recommender], users: UserBlock, k: int) -> pa.RecordBatch:
-    items, scores = recommend_block(load[0], users, k)
-    names = np.full(len(users), load[0].name, object)
+def _lists(name: str, ask: Ask, fallback: Recommender | None, users: UserBlock, k: int) -> pa.RecordBatch:
+    items, scores = ask(users, k)
+    names = np.full(len(users), name, object)
     cold = np.flatnonzero(~(items > 0).any(axis=1))
-    if len(cold) and len(load) > 1:
-        nobody = UserBlock.of(users.user_id[cold], [users.items[users.offsets[b] : users.offsets[b + 1]] for b in cold])
-        items[cold], scores[cold] = recommend_block(load[1], nobody, k)
-        names[cold] = load[1].name
+    if len(cold) and fallback is not None:
+        items[cold], scores[cold] = recommend_block(fallback, users.only(cold), k)
+        names[cold] = fallback.name
     return to_batch(users.user_id, names, items, scores)
 
 

@@ -23,7 +23,7 @@ from recsys_spark.models.als.kernel import descend, solve_exactly
 from recsys_spark.models.als.model import Config
 from recsys_spark.models.base import Floats, TrainingData
 from recsys_spark.models.blocks import Extent, Side, pack
-from recsys_spark.session import deal
+from recsys_spark.session import deal, task_threads
 
 _PAGE = 4_096
 
@@ -75,7 +75,7 @@ def _half(
     # users look at the items of the iteration before, items at the users of this one
     looks_at = iteration - 1 if side.name == "users" else iteration
     _reserve(side, iteration, config.rank)
-    threads = int(spark.getConf().get("spark.task.cpus", "1"))
+    threads = task_threads(spark)
 
     def solve(block: int) -> tuple[np.ndarray, float, float]:
         with threadpool_limits(threads):
