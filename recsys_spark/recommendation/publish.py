@@ -120,7 +120,7 @@ def _index(model: Path, histories: Path, config: PublishConfig, scratch: Path) -
     measured = build(loaded, sample, config.k, config.min_recall, scratch / _INDEX)
     if measured is None:
         print(
-            f"publish.index: a quarter of its lists does not hold {config.min_recall:.0%} of the best items; "
+            f"publish.index: the few lists that would be faster do not hold {config.min_recall:.0%} of the best items; "
             "every item is compared",
             file=sys.stderr,
         )
