@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from recsys_spark.errors import DataError
-from recsys_spark.models import BASELINES, DEEP, als, load, module_of, needs_of, neumf, popularity, two_tower
+from recsys_spark.models import BASELINES, DEEP, als, feed_of, load, module_of, needs_of, neumf, popularity, two_tower
 from recsys_spark.models.base import NO_OPINION, TrainingData, UserBlock
 from recsys_spark.models.negatives import NegativeSampler
 from recsys_spark.models.torch_recommender import TorchRecommender
@@ -61,6 +61,27 @@ def train(network, batches, steps, learning_rate):
     return losses
 
 
+def pair_batches(board):
+    """The feed of pairs: each item of a user, with the others as the history."""
+    rows = [(u, i, [0] * (LENGTH - len(b) + 1) + [j for j in b if j != i]) for u, b in board.items() for i in b]
+    user, item, history = (torch.tensor(column) for column in zip(*rows, strict=True))
+    parts = torch.randperm(len(user), generator=torch.Generator().manual_seed(1)).split(60)
+    return [{"user_id": user[p], "item_id": item[p], "history": history[p]} for p in parts]
+
+
+def sequence_batches(board):
+    """The feed of sequences: each user's items, in a new order in every batch."""
+    rng, batches = np.random.default_rng(1), []
+    for _ in range(20):
+        rows = [[0] * (LENGTH - len(b)) + rng.permutation(b).tolist() for b in board.values()]
+        items = torch.tensor(rows, dtype=torch.int32)
+        batches.append({
+            "user_id": torch.tensor(list(board), dtype=torch.int32), "items": items, "weights": (items > 0).float(),
+            "times": items.long(), "length": (items > 0).sum(dim=1, dtype=torch.int32),
+        })  # fmt: skip
+    return batches
+
+
 @functools.cache
 def trained(name):
     """A deep model trained on the checkerboard, and its losses; the last item has no training row."""
@@ -69,16 +90,13 @@ def trained(name):
     board = checkerboard()
     user = torch.tensor([u for u, items in board.items() for _ in items])
     item = torch.tensor([i for items in board.values() for i in items])
-    rows = [[[0] * (LENGTH - len(b) + 1) + [j for j in b if j != i] for i in b] for b in board.values()]
-    history = torch.tensor(rows).flatten(0, 1)
     module = module_of(name)
     config = module.Config.model_validate(SETTINGS[name])
     n_items = UNTRAINED + 1
     network = module.Network(config, SIDE + 1, n_items)
     counts = torch.bincount(item, minlength=n_items)
     network.prepare(counts, torch.sort(user * n_items + item).values)
-    parts = torch.randperm(len(user), generator=torch.Generator().manual_seed(1)).split(60)
-    batches = [{"user_id": user[p], "item_id": item[p], "history": history[p]} for p in parts]
+    batches = {"pairs": pair_batches, "sequences": sequence_batches}[feed_of(name)](board)
     losses = train(network, batches, STEPS[name], config.learning_rate)
     users = np.arange(SIDE + 1) > 0
     return TorchRecommender(name, network, config, users, counts.numpy() > 0, LENGTH), losses

@@ -1,8 +1,9 @@
 """The models, one per file; a new one is a file here and a line in `BASELINES` or `DEEP`.
 
 A baseline's module has `Config`, `fit(data, config)`, which learns from a `TrainingData` on Spark, `load(path)`,
-`needs(config)` where it learns from more than the interactions, and `SHARES` where part of its code is in files that
-other models have too. A deep model's has `Config` and `Network`, a torch module that `recsys_spark.training` trains.
+`needs(config)` where it learns from more than the interactions. A deep model's has `Config` and `Network`, a torch
+module that `recsys_spark.training` trains: see `torch_recommender`. Either has `SHARES` where part of its code is in
+files that other models have too.
 Modules are imported when they are needed, so that a Spark executor that serves popularity never loads torch.
 """
 
@@ -56,6 +57,11 @@ def code_of(name: str) -> tuple[str, ...]:
     return own, *getattr(module, "SHARES", ())
 
 
+def feed_of(name: str) -> str:
+    """Return the kind of feed that a deep model trains on."""
+    return getattr(module_of(name).Network, "feed", "pairs")
+
+
 def check_models(config: Config) -> None:
     """Check every model that the configuration names, and that none builds on one that comes after it."""
     for kind, names, known in (("baselines", config.train.baselines, BASELINES), ("deep", config.train.deep, DEEP)):
@@ -64,6 +70,9 @@ def check_models(config: Config) -> None:
                 raise ConfigError(f"train.{kind}: no such model {name!r}; there are {', '.join(known)}")
     for name in (*config.models, *config.train.baselines, *config.train.deep):
         model_config(name, config)
+    for name in config.train.deep:
+        if feed_of(name) not in config.dataset.feeds:
+            raise ConfigError(f"{name} trains on the feed {feed_of(name)}: add it to dataset.feeds")
     for place, name in enumerate(config.train.baselines):
         for need in needs_of(name, model_config(name, config)):
             kind, _, part = need.partition("/")

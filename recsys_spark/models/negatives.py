@@ -1,4 +1,4 @@
-"""Negatives drawn where the batch is: uniform over the trained items, avoiding what the user already has.
+"""Negatives drawn where the batch is, of the trained items: uniformly, by popularity, or the model's own favourites.
 
 On a dense log, a uniform draw hits the user's own items so often that the model unlearns them; what redrawing
 those did for NeuMF on MovieLens-100k is in docs/quality.md.
@@ -6,23 +6,41 @@ those did for NeuMF on MovieLens-100k is in docs/quality.md.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 _TRIES = 4  # a user with half the catalogue keeps 1 in 16 false negatives after as many redraws
+_POWER = 0.75
 
 
 class NegativeSampler(nn.Module):
-    """Uniform sampler over the trained items, on the device of its buffers."""
+    """Draws trained items, on the device of its buffers.
+
+    `log_q` [n_items] is the logarithm of how likely a draw is to be each item, for `losses.corrected`; 0 for an item
+    that is never drawn.
+    """
 
     items: Tensor
     positives: Tensor
+    cumulative: Tensor
+    log_q: Tensor
 
-    def __init__(self, n_items: int) -> None:
+    def __init__(self, n_items: int, by: Literal["uniform", "popularity"] = "uniform") -> None:
+        """Build a sampler that knows nothing yet.
+
+        Args:
+            by: every item alike, or in proportion to its training rows to the power of 0.75 (Mikolov et al. 2013,
+                "Distributed representations of words and phrases and their compositionality").
+        """
         super().__init__()
         self.n_items = n_items
+        self.by = by
         self.register_buffer("items", torch.arange(1, n_items), persistent=False)
         self.register_buffer("positives", torch.empty(0, dtype=torch.long), persistent=False)
+        self.register_buffer("cumulative", torch.empty(0, dtype=torch.double), persistent=False)
+        self.register_buffer("log_q", torch.zeros(n_items), persistent=False)
 
     def prepare(self, item_counts: Tensor, positives: Tensor | None) -> None:
         """Take which items occur [n_items] and, if they are to be avoided, all training pairs.
@@ -31,6 +49,12 @@ class NegativeSampler(nn.Module):
             positives: user_id * n_items + item_id of every training pair, sorted, int64 [rows].
         """
         self.items = item_counts.nonzero().squeeze(1)
+        weights = torch.ones(len(self.items), dtype=torch.double)
+        if self.by == "popularity":
+            weights = item_counts[self.items].double() ** _POWER
+            self.cumulative = torch.cumsum(weights, 0) / weights.sum()
+        self.log_q = torch.zeros(self.n_items)
+        self.log_q[self.items] = torch.log(weights / weights.sum()).float()
         if positives is not None:
             self.positives = positives
 
@@ -43,5 +67,20 @@ class NegativeSampler(nn.Module):
             drawn = torch.where(self.positives[at] == key, self._draw(drawn.shape, generator), drawn)
         return drawn
 
+    def shared(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw n items that a whole batch has as its negatives: [n]."""
+        return self._draw((n,), generator)
+
     def _draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        if self.by == "popularity":
+            at = torch.rand(shape, generator=generator, device=self.items.device, dtype=torch.double)
+            return self.items[torch.searchsorted(self.cumulative, at).clamp(max=len(self.items) - 1)]
         return self.items[torch.randint(len(self.items), shape, generator=generator, device=self.items.device)]
+
+
+def hardest(logits: Tensor, n: int) -> Tensor:
+    """Return which n of each row's drawn negatives [B, m] the model likes best, [B, n]: dynamic negative sampling.
+
+    Zhang, Chen, Wang & Yu 2013, "Optimizing top-N collaborative filtering via dynamic negative item sampling".
+    """
+    return logits.topk(n, dim=1).indices

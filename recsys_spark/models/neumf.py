@@ -11,11 +11,12 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from recsys_spark.models import losses
 from recsys_spark.models.negatives import NegativeSampler
 from recsys_spark.models.torch_recommender import TorchConfig
 
+_LOSSES = {"softmax": losses.sampled_softmax, "bce": losses.bce}
 _PAIRS_AT_ONCE = 1 << 24  # activations of one chunk of the full-catalogue pass: 64 MB in float32
 
 
@@ -77,11 +78,7 @@ class Network(nn.Module):
         user, positive = batch["user_id"].long(), batch["item_id"].long()  # [B]
         negative = self.sampler(user, self.config.negatives, generator)
         logits = self(user[:, None], torch.cat([positive[:, None], negative], dim=1))  # [B, 1 + negatives]
-        if self.config.loss == "softmax":
-            return F.cross_entropy(logits, torch.zeros_like(user))  # the positive is class 0
-        target = torch.zeros_like(logits)
-        target[:, 0] = 1
-        return F.binary_cross_entropy_with_logits(logits, target)
+        return _LOSSES[self.config.loss](logits[:, 0], logits[:, 1:])
 
     def score(self, user: Tensor, history: Tensor) -> Tensor:
         n_items, width = self.item_in(self.item_mlp.weight).shape

@@ -2,13 +2,14 @@
 
 A network is a `torch.nn.Module` built as `Network(config, n_users, n_items)` with
 
-- `columns`: the feed's columns that it trains on,
+- `columns`: the columns that it trains on, of the feed that `feed` names (`pairs`, where it names none),
 - `prepare(item_counts, positives)`: take how often each item occurs in training, [n_items], and all training
   pairs as sorted user_id * n_items + item_id, [rows],
 - `loss(batch, generator) -> scalar`: its training loss, negatives drawn on the batch's device,
 - `score(user_id [B], history [B, L]) -> [B, n_items]`, and for a dot-product model also
   `user_vectors(user_id, history) -> [B, D]` and `item_vectors() -> [n_items, D]`,
-- `needs_user_id`, `needs_history`: what a user has to have to be scored.
+- `needs_user_id`, `needs_history`: what a user has to have to be scored,
+- `whole_history`, if it reads histories however long, and not the newest L that the feed has of them.
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ class TorchConfig(Section):
     """Rows per step and rank."""
     learning_rate: float = Field(1e-3, gt=0)
     """Adam's step size."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps in which the step size grows to `learning_rate`, in equal parts."""
+    accumulate: int = Field(1, ge=1)
+    """Batches whose gradients are added up for a step: the same as batches so many times as large, in less memory."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Longest gradient of all parameters together; a longer one is cut to it."""
     weight_decay: float = Field(0.0, ge=0)
     """Adam's L2 penalty."""
 
@@ -44,7 +51,9 @@ class TorchRecommender:
 
     rates = False
 
-    def __init__(self, name: str, network: Any, config: Any, users: np.ndarray, items: np.ndarray, length: int) -> None:
+    def __init__(
+        self, name: str, network: Any, config: Any, users: np.ndarray, items: np.ndarray, length: int | None
+    ) -> None:
         """Wrap a network.
 
         Args:
@@ -56,7 +65,7 @@ class TorchRecommender:
         self.config = config
         self.users = users
         self.items = items
-        self.length = length
+        self.length = None if getattr(network, "whole_history", False) else length
         self.n_items = len(items)
         self.dot_product = hasattr(network, "item_vectors")
         network.eval()
@@ -66,7 +75,7 @@ class TorchRecommender:
         device = next(self.network.parameters()).device
         known = (users.user_id < len(self.users)) & self.users[np.minimum(users.user_id, len(self.users) - 1)]
         ids = np.where(known, users.user_id, 0)
-        history = users.last_items(self.length)
+        history = users.last_items(self.length or max(1, int(np.diff(users.offsets).max(initial=0))))
         history = np.where(history < self.n_items, history, 0)
         history = np.where(self.items[history], history, 0)
         scorable = np.ones(len(users), bool)

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recsys_spark.models.losses import in_batch_softmax
 from recsys_spark.models.torch_recommender import TorchConfig
 
 
@@ -67,9 +68,8 @@ class Network(nn.Module):
         user, item, history = batch["user_id"].long(), batch["item_id"].long(), batch["history"].long()
         # the id embedding is hidden from half the rows, so that a new user's history has to carry the vector
         keep = torch.rand(len(user), generator=generator, device=user.device) < 0.5
-        logits = self.user_vectors(user * keep, history) @ self.item_vectors(item).T - self.log_q[item]  # [B, B]
-        same = (item[:, None] == item[None, :]) & ~torch.eye(len(item), dtype=torch.bool, device=item.device)
-        return F.cross_entropy(logits.masked_fill(same, float("-inf")), torch.arange(len(item), device=item.device))
+        logits = self.user_vectors(user * keep, history) @ self.item_vectors(item).T  # [B, B]
+        return in_batch_softmax(logits, item, self.log_q[item])
 
     def score(self, user: Tensor, history: Tensor) -> Tensor:
         return self.user_vectors(user, history) @ self.item_vectors().T

@@ -18,7 +18,9 @@ class TrainingJob:
     config: dict[str, Any]
     """The model's own parameters, checked."""
     feed: Path
-    """A version of the `feed` table."""
+    """A version of the feed that the model's network names."""
+    pairs: Path
+    """The feed of pairs of the same data set: who and what is trained."""
     histories: Path
     """The rows of the `histories` table; `known = train` is validated on."""
     folder: Path

@@ -32,6 +32,7 @@ _CODE = (
     "training",
     "feed",
     "models/base.py",
+    "models/losses.py",
     "models/negatives.py",
     "models/torch_recommender.py",
     "recommendation/select.py",
@@ -62,13 +63,26 @@ def training_job(warehouse: Warehouse, config: Config, dataset: Dataset, name: s
     # ranks change how rows are dealt out and so the weights; threads and workers change sums' order at most
     fixed = (settings, config.seed, rank_count(config), train.patience, train.valid_users)
     inputs = (dataset.name, *fixed, erased_count(warehouse))
-    version = f"{dataset.name[:10]}-{fingerprint((*_CODE, f'models/{name}.py'), *inputs)}"
+    version = f"{dataset.name[:10]}-{fingerprint((*_CODE, *models.code_of(name)), *inputs)}"
     folder = warehouse.root.absolute() / "checkpoints" / name / version
+    feed = feed_of(name, dataset)
     job = TrainingJob(
-        name, settings, dataset.feed.path, Path(dataset.histories.data), folder, config.seed,
-        train.patience, train.threads, train.valid_users, train.feed_workers,
+        name, settings, feed.path, dataset.feed.path, Path(dataset.histories.data), folder, config.seed, train.patience,
+        train.threads, train.valid_users, train.feed_workers,
     )  # fmt: skip
     return job, version
+
+
+def feed_of(name: str, dataset: Dataset) -> Version:
+    """Return the feed that a deep model trains on.
+
+    Raises:
+        ConfigError: the data set was built without it.
+    """
+    kind = models.feed_of(name)
+    if kind not in dataset.feeds:
+        raise ConfigError(f"{name} trains on the feed {kind}, which the data set lacks; add {kind} to dataset.feeds")
+    return dataset.feeds[kind]
 
 
 def train_deep(
@@ -114,7 +128,7 @@ def _train_once(
     if standing is not None and not is_rank_zero():
         return None
     if standing is None:
-        check_row_groups(dataset.feed.manifest, rank_count(config))
+        check_row_groups(feed_of(job.model, dataset).manifest, rank_count(config))
         job.folder.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
         (job.folder / STOP).unlink(missing_ok=True)  # of a search that was killed before it tidied up

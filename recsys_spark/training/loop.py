@@ -63,12 +63,14 @@ class _Run:
             job.feed, module.Network.columns, self.config.batch_size, hvd.rank(), hvd.size(), job.seed, job.feed_workers
         )
         self.model, network = new_recommender(job, module, self.feed.manifest["history_length"])
-        network.prepare(*_training_pairs(job.feed, self.model.n_items))
+        network.prepare(*_training_pairs(job.pairs, self.model.n_items))
         self.network: Any = network.to(device)
         optimizer = torch.optim.Adam(
             network.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
         )
-        self.optimizer = hvd.DistributedOptimizer(optimizer, named_parameters=network.named_parameters())
+        self.optimizer = hvd.DistributedOptimizer(
+            optimizer, named_parameters=network.named_parameters(), backward_passes_per_step=self.config.accumulate
+        )
         self.validation = Validation(job.histories, hvd.rank(), hvd.size(), job.valid_users, job.seed)
         self.epochs: list[Epoch] = []
         self.stopped = False
@@ -108,13 +110,18 @@ class _Run:
         self.network.train()
         total, waited, rows = torch.zeros((), device=self.device), 0.0, 0
         start = before = time.perf_counter()
-        for batch in self.feed.epoch(number):
+        together = self.config.accumulate
+        updates, whole = math.ceil(self.feed.steps / together), self.feed.steps // together * together
+        for step, batch in enumerate(self.feed.epoch(number)):
             waited += time.perf_counter() - before
             on_device = {name: values.to(self.device, non_blocking=True) for name, values in batch.items()}
-            self.optimizer.zero_grad()
             loss = self.network.loss(on_device, generator)
-            loss.backward()
-            self.optimizer.step()
+            if not torch.isfinite(loss):
+                self._refuse(float(loss), number, batch)
+            # the last update of an epoch may be of fewer batches
+            (loss / (together if step < whole else self.feed.steps - whole)).backward()
+            if (step + 1) % together == 0 or step + 1 == self.feed.steps:
+                self._update(number * updates + step // together)
             total += loss.detach()
             rows += self.feed.batch_size
             before = time.perf_counter()
@@ -132,14 +139,35 @@ class _Run:
             rss_mb=psutil.Process().memory_info().rss / 2**20,
             seconds=time.perf_counter() - start,
         )
-        if not math.isfinite(done.loss):
-            raise DataError(f"{self.job.model}: the loss is {done.loss} in epoch {number}; lower its learning_rate")
         stop = (self.job.folder / STOP).exists()  # rank 0's look counts: the ranks have to agree
         done, self.stopped = hvd.broadcast_object((done, stop), root_rank=0, name=f"epoch{number}")
         self.epochs.append(done)
         if hvd.rank() == 0:
             self._checkpoint()
         return self.epochs[-1]
+
+    def _update(self, number: int) -> None:
+        """Make the update of this number, from 0, of what gradients there are, and forget them."""
+        config = self.config
+        if config.warmup_steps:
+            for group in self.optimizer.param_groups:
+                group["lr"] = config.learning_rate * min(1.0, (number + 1) / config.warmup_steps)
+        if config.clip_norm is None:
+            self.optimizer.step()
+        else:
+            self.optimizer.synchronize()  # the ranks' mean is what is cut
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
+            with self.optimizer.skip_synchronize():
+                self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def _refuse(self, loss: float, epoch: int, batch: dict[str, Tensor]) -> None:
+        path = self.job.folder / f"refused-batch-{hvd.rank()}.pt"
+        torch.save(batch, path)
+        raise DataError(
+            f"{self.job.model}: the loss is {loss} in epoch {epoch}; lower its learning_rate, or look at the batch "
+            f"in {path}"
+        )
 
     def _checkpoint(self) -> None:
         epochs = [dataclasses.asdict(e) for e in self.epochs]
@@ -154,9 +182,9 @@ def _allreduce_sum(values: Tensor) -> Tensor:
     return hvd.allreduce(values, op=hvd.Sum, name="epoch sums")
 
 
-def _training_pairs(feed: Path, n_items: int) -> tuple[Tensor, Tensor]:
+def _training_pairs(pairs: Path, n_items: int) -> tuple[Tensor, Tensor]:
     """Read how often each item occurs [n_items], and every pair as a sorted key [rows]."""
-    rows = pq.read_table(feed / "data", columns=["user_id", "item_id"])
+    rows = pq.read_table(pairs / "data", columns=["user_id", "item_id"])
     user, item = (rows[c].to_numpy().astype(np.int64) for c in ("user_id", "item_id"))
     keys = np.sort(user * n_items + item)
     return torch.from_numpy(np.bincount(item, minlength=n_items)), torch.from_numpy(keys)
@@ -166,7 +194,7 @@ def new_recommender(job: TrainingJob, module: Any, length: int) -> tuple[TorchRe
     """Build an untrained network and the recommender around it, knowing what the feed will train."""
     counts = {}
     for name in ("users", "items"):
-        table = pq.read_table(job.feed / name).to_pandas()
+        table = pq.read_table(job.pairs / name).to_pandas()
         key, n = table.columns
         counts[name] = np.zeros(int(table[key].max()) + 1, np.int64)
         counts[name][table[key]] = table[n]

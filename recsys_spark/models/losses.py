@@ -1,0 +1,83 @@
+"""What networks minimise: each loss a function of logits, with its formula and its source.
+
+Shapes: B rows, n negatives for each. `positive` are the logits of what happened, [B]; `negative` those of what was
+drawn against it, [B, n]. Every loss is the mean over the rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def bce(positive: Tensor, negative: Tensor) -> Tensor:
+    """Binary cross-entropy: -log σ(s⁺) - Σ log(1 - σ(s⁻)), per row over its 1 + n logits.
+
+    He et al. 2017, "Neural collaborative filtering", equation 7.
+    """
+    return (F.softplus(-positive) + F.softplus(negative).sum(dim=1)).mean() / (1 + negative.shape[1])
+
+
+def bpr(positive: Tensor, negative: Tensor) -> Tensor:
+    """Bayesian personalised ranking: -log σ(s⁺ - s⁻), mean over the negatives.
+
+    Rendle et al. 2009, "BPR: Bayesian personalized ranking from implicit feedback".
+    """
+    return F.softplus(negative - positive[:, None]).mean()
+
+
+def sampled_softmax(positive: Tensor, negative: Tensor) -> Tensor:
+    """Softmax of the positive among its negatives: -log(e^{s⁺} / (e^{s⁺} + Σ e^{s⁻})).
+
+    Jean et al. 2015, "On using very large target vocabulary for neural machine translation". Where negatives are not
+    drawn uniformly, the logarithm of what each is expected to be drawn has been taken from its logit: see `corrected`.
+    """
+    return (torch.logsumexp(torch.cat([positive[:, None], negative], dim=1), dim=1) - positive).mean()
+
+
+def full_softmax(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy over the whole catalogue: logits [B, n_items], the items that happened [B]."""
+    return F.cross_entropy(logits, target)
+
+
+def gbce(catalogue: int, calibration: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return generalised binary cross-entropy: -log σ(s⁺)^β - Σ log(1 - σ(s⁻)), per row over its 1 + n logits.
+
+    β = α (t (1 - 1/α) + 1/α) with α = n / (catalogue - 1), the share of the items that is drawn, and the calibration t:
+    0 is `bce`, 1 makes up for the sampling in full.
+    Petrov & Macdonald 2023, "gSASRec: reducing overconfidence in sequential recommendation trained with negative
+    sampling".
+    """
+
+    def loss(positive: Tensor, negative: Tensor) -> Tensor:
+        share = negative.shape[1] / max(catalogue - 1, 1)
+        beta = share * (calibration * (1 - 1 / share) + 1 / share)
+        return (beta * F.softplus(-positive) + F.softplus(negative).sum(dim=1)).mean() / (1 + negative.shape[1])
+
+    return loss
+
+
+def corrected(logits: Tensor, log_q: Tensor) -> Tensor:
+    """Take from each logit how likely its item is to be drawn: s - log q, [..., n] and [n] or of the same shape.
+
+    Bengio & Senécal 2008; for in-batch negatives Yi et al. 2019, "Sampling-bias-corrected neural modeling for large
+    corpus item recommendations". A softmax over items drawn by q is then one over all of them, in expectation.
+    """
+    return logits - log_q
+
+
+def in_batch_softmax(logits: Tensor, item: Tensor, log_q: Tensor) -> Tensor:
+    """Softmax of each row's item among the batch's: logits [B, B] of user b and item c, corrected by log q [B].
+
+    Another row's item is no negative where it is the row's own.
+    """
+    same = item[:, None] == item[None, :]
+    same.fill_diagonal_(False)
+    own = torch.arange(len(item), device=item.device)
+    return F.cross_entropy(corrected(logits, log_q).masked_fill(same, -math.inf), own)
