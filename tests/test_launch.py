@@ -8,9 +8,11 @@ from night import write_config
 from tqdm import tqdm
 
 from recsys_spark.config import load_config
+from recsys_spark.errors import ConfigError
 from recsys_spark.log.suppression import FINISHED, TABLE
+from recsys_spark.models import check_models, neumf
 from recsys_spark.training.job import STOP, Epoch, read_epochs, write_epochs
-from recsys_spark.training.launch import StopTraining, _cause, _Report, training_job
+from recsys_spark.training.launch import StopTraining, _cause, _Report, feed_of, training_job
 from recsys_spark.warehouse import Warehouse
 
 
@@ -88,7 +90,8 @@ def test_the_cause_of_a_failed_training_is_the_exceptions_own_line(tmp_path):
 
 def test_after_an_erasure_the_same_data_is_trained_again(tmp_path):
     warehouse, config = Warehouse(tmp_path), load_config(write_config(tmp_path), [])
-    parts = {"feed": SimpleNamespace(path=tmp_path), "histories": SimpleNamespace(data="rows")}
+    pairs = SimpleNamespace(path=tmp_path)
+    parts = {"feed": pairs, "feeds": {"pairs": pairs}, "histories": SimpleNamespace(data="rows")}
     dataset = SimpleNamespace(name="2026-01-05-0123456789ab", **parts)
 
     def version_after(name, rows, finished):
@@ -99,3 +102,14 @@ def test_after_an_erasure_the_same_data_is_trained_again(tmp_path):
     assert version_after("v000001", 1, 0) == before, "killed, it has not taken all there is to learn from"
     first = version_after("v000002", 1, 1)
     assert first != before and version_after("v000003", 2, 2) not in (before, first)
+
+
+def test_a_model_whose_feed_the_data_set_lacks_says_which(tmp_path, monkeypatch):
+    monkeypatch.setattr(neumf.Network, "feed", "sequences", raising=False)
+    pairs = SimpleNamespace(path=tmp_path)
+    with pytest.raises(ConfigError, match=r"neumf trains on .* sequences, which .*; add sequences to dataset\.feeds"):
+        feed_of("neumf", SimpleNamespace(feeds={"pairs": pairs}))
+    config = load_config(write_config(tmp_path), [])
+    with pytest.raises(ConfigError, match=r"neumf trains on the feed sequences: add it to dataset\.feeds"):
+        check_models(config)
+    check_models(load_config(write_config(tmp_path), ["dataset.feeds=[pairs, sequences]"]))
