@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 from _interactions import draw, write
+from _memory import WorkerMemory
 from _report import Row, finish, parser
 from implicit.cpu.als import AlternatingLeastSquares
 from pyspark.ml.recommendation import ALS
@@ -146,7 +147,10 @@ def main(options: argparse.Namespace) -> None:
             share = n / LARGE[0]
             grown = write(root / "grown", *draw(n, int(LARGE[1] * share), int(LARGE[2] * share**0.5)))
             seconds.append(blocked(spark, grown, 4)[1])
+            with WorkerMemory() as memory:
+                blocked(spark, grown, 1)
             rows.append(Row(f"{n / 1e6:.0f} M interactions, an iteration", seconds[-1], "s"))
+            rows.append(Row(f"{n / 1e6:.0f} M interactions, private memory of a Python worker", memory.mb, "MB"))
         slope = float(np.polyfit(np.log(events), np.log(seconds), 1)[0])
         rows.append(
             Row("slope of log time over log interactions", slope, "", bar=f"≤ {BAR_SLOPE}", holds=slope <= BAR_SLOPE)

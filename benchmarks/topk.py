@@ -9,7 +9,6 @@ in memory. Starting Spark is not counted, and everything is warmed up on some of
 from __future__ import annotations
 
 import argparse
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from _interactions import draw, write
+from _memory import WorkerMemory
 from _report import Row, finish, parser
 from implicit.cpu.als import AlternatingLeastSquares
 from pyspark.ml.recommendation import ALS
@@ -135,6 +135,8 @@ def main(options: argparse.Namespace) -> None:
 
         ours(some)
         own = timed(lambda: ours(histories))
+        with WorkerMemory() as memory:
+            ours(histories)
 
         spark_model = ALS(
             rank=RANK, maxIter=1, implicitPrefs=True, userCol="user_id", itemCol="item_id", ratingCol="weight", seed=1
@@ -165,15 +167,11 @@ def main(options: argparse.Namespace) -> None:
             Row("top-20, seen items out", own, "s", "implicit", theirs, own / theirs, f"≤ {BAR_IMPLICIT}",
                 own / theirs <= BAR_IMPLICIT),
             Row("users a second", len(np.unique(user)) / own, "users/s"),
-            Row("largest memory of a Python worker", _children_mb(), "MB"),
+            Row("private memory of a Python worker", memory.mb, "MB"),
         ]  # fmt: skip
         rows += index_rows(spark, root)
     spark.stop()
     finish("topk", rows, options.out)
-
-
-def _children_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 
 if __name__ == "__main__":

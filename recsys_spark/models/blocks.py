@@ -6,6 +6,7 @@ once sorted by block of users, and once by block of items; then every block gath
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from recsys_spark.native import kernel
 from recsys_spark.session import deal
 
 _LARGEST_ID = 2**31 - 2
+_PIECE_ROWS = 1 << 20
+"""Rows that a task sorts at a time: what bounds its memory, however large its partition is."""
 
 
 @dataclass(frozen=True)
@@ -70,24 +73,24 @@ class Side:
     def _block(self, block: int, part: str) -> Path:
         return self.folder / f"{self.name}-{block:05d}-{part}.npy"
 
-    def piece(self, partition: int, part: str) -> Path:
-        return self.folder / f"piece-{self.name}-{partition:05d}-{part}.npy"
+    def piece(self, piece: str, part: str) -> Path:
+        return self.folder / f"piece-{self.name}-{piece}-{part}.npy"
 
-    def write_piece(self, partition: int, own: np.ndarray, other: np.ndarray, values: np.ndarray) -> None:
-        """Write a partition's entries, sorted by block, and where each block begins."""
+    def write_piece(self, piece: str, own: np.ndarray, other: np.ndarray, values: np.ndarray) -> None:
+        """Write some entries, sorted by block, and where each block begins."""
         block = own // self.height
         order = _stable_order(block, self.blocks)
-        np.save(self.piece(partition, "entries"), np.stack([own[order], other[order], values[order].view(np.int32)]))
-        np.save(self.piece(partition, "starts"), np.searchsorted(block[order], np.arange(self.blocks + 1)))
+        np.save(self.piece(piece, "entries"), np.stack([own[order], other[order], values[order].view(np.int32)]))
+        np.save(self.piece(piece, "starts"), np.searchsorted(block[order], np.arange(self.blocks + 1)))
 
-    def write_block(self, block: int, partitions: int, other_rows: int) -> None:
+    def write_block(self, block: int, pieces: list[str], other_rows: int) -> None:
         """Gather a block's entries and write them in CSR, sorted by row, then by the other side's id."""
-        pieces = []
-        for partition in range(partitions):
-            starts = np.load(self.piece(partition, "starts"))
-            entries = np.load(self.piece(partition, "entries"), mmap_mode="r")
-            pieces.append(entries[:, starts[block] : starts[block + 1]])
-        own, other, values = np.concatenate(pieces, axis=1)
+        found = []
+        for piece in pieces:
+            starts = np.load(self.piece(piece, "starts"))
+            entries = np.load(self.piece(piece, "entries"), mmap_mode="r")
+            found.append(entries[:, starts[block] : starts[block + 1]])
+        own, other, values = np.concatenate(found, axis=1)
         own -= block * self.height
         order = _stable_order(other, other_rows)
         order = order[_stable_order(own[order], self.height)]
@@ -135,20 +138,32 @@ def pack(rows: DataFrame, users: Side, items: Side) -> None:
     spark = rows.sparkSession.sparkContext
 
     def split(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        schema = pa.schema([("user_id", pa.int32()), ("item_id", pa.int32()), ("value", pa.float32())])
-        # from their columns alone: Spark says of some that they hold no nulls, which makes another schema
-        table = pa.Table.from_batches((pa.RecordBatch.from_arrays(b.columns, schema=schema) for b in batches), schema)
-        user, item, value = (table[name].to_numpy() for name in schema.names)
         partition = TaskContext.get().partitionId()
-        users.write_piece(partition, user, item, value)
-        items.write_piece(partition, item, user, value)
-        yield pa.RecordBatch.from_arrays([pa.array([partition])], ["partition"])
+        for number, (user, item, value) in enumerate(_in_parts(batches)):
+            piece = f"{partition:05d}-{number:05d}"
+            users.write_piece(piece, user, item, value)
+            items.write_piece(piece, item, user, value)
+            yield pa.RecordBatch.from_arrays([pa.array([piece])], ["piece"])
 
-    partitions = len(rows.mapInArrow(split, "partition long").collect())
+    pieces = sorted(row.piece for row in rows.mapInArrow(split, "piece string").collect())
     jobs = [(side, other, block) for side, other in ((users, items), (items, users)) for block in range(side.blocks)]
-    deal(spark, jobs).foreach(lambda job: job[0].write_block(job[2], partitions, job[1].rows))
+    deal(spark, jobs).foreach(lambda job: job[0].write_block(job[2], pieces, job[1].rows))
     for file in users.folder.glob("piece-*"):
         file.unlink()
+
+
+def _in_parts(batches: Iterator[pa.RecordBatch]) -> Iterator[list[np.ndarray]]:
+    """Put batches together until they are about `_PIECE_ROWS` rows: the columns of each part, as numpy arrays."""
+    schema = pa.schema([("user_id", pa.int32()), ("item_id", pa.int32()), ("value", pa.float32())])
+    part: list[pa.RecordBatch] = []
+    for batch in itertools.chain(batches, [None]):
+        if part and (batch is None or sum(map(len, part)) + len(batch) > _PIECE_ROWS):
+            table = pa.Table.from_batches(part, schema)
+            yield [table[name].to_numpy() for name in schema.names]
+            part = []
+        if batch is not None:
+            # from its columns alone: Spark says of some that they hold no nulls, which makes another schema
+            part.append(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
 
 
 @kernel
