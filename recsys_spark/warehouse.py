@@ -182,12 +182,18 @@ def shared(folder: Path, busy: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(folder: Path, kind: int, busy: str) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy(busy) from None
+    with contextlib.ExitStack() as held:
+        while True:
+            folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                lock = held.enter_context(open(folder / ".lock", "w", encoding="utf-8"))
+                try:
+                    fcntl.flock(lock, kind | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise Busy(busy) from None
+                if os.fstat(lock.fileno()).st_nlink:
+                    break
+            # who had it removed the folder (see `Slot.materialize`) while this run opened the file: begin again
         yield
 
 

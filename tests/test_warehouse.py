@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import pytest
 
 from recsys_spark import warehouse as module
 from recsys_spark.errors import DataError, RunError
-from recsys_spark.warehouse import MANIFEST, Busy, Slot, Warehouse, fingerprint
+from recsys_spark.warehouse import MANIFEST, Busy, Slot, Warehouse, exclusive, fingerprint
 
 WRITER = """
 import sys, time
@@ -267,3 +269,20 @@ def test_the_fingerprint_changes_with_inputs_and_with_code(tmp_path):
     (code / "b.py").write_text("y = 1")
     assert len({first, changed, of({"k": 1, "j": 2}, ["v1"])}) == 3
     assert fingerprint(("log",), 1) != fingerprint(("dataset",), 1) != fingerprint(("dataset/ids.py",), 1)
+
+
+def test_a_lock_whose_folder_goes_while_it_is_opened_is_taken_anew(tmp_path, monkeypatch):
+    folder, opened = tmp_path / "version", []
+
+    def open_late(path, *args, **kwargs):
+        file = builtins.open(path, *args, **kwargs)
+        if not opened:
+            shutil.rmtree(folder)  # as who had the lock until now does
+        opened.append(path)
+        return file
+
+    monkeypatch.setattr(module, "open", open_late, raising=False)
+    with exclusive(folder):
+        assert len(opened) == 2 and (folder / ".lock").exists()
+        with pytest.raises(Busy), exclusive(folder):
+            pass
