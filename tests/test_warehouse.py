@@ -275,7 +275,7 @@ def test_a_lock_whose_folder_goes_while_it_is_opened_is_taken_anew(tmp_path, mon
     folder, opened = tmp_path / "version", []
 
     def open_late(path, *args, **kwargs):
-        file = builtins.open(path, *args, **kwargs)
+        file = builtins.open(path, *args, **kwargs)  # noqa: SIM115 - the caller closes it
         if not opened:
             shutil.rmtree(folder)  # as who had the lock until now does
         opened.append(path)
