@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from recsys_spark.config import load_config
 from recsys_spark.erasure.weights import erase_from_model
-from recsys_spark.models import bpr, lightgcn, load, losses, mult_vae
+from recsys_spark.models import bpr, check_models, lightgcn, load, losses, mult_vae
 from recsys_spark.models.base import NO_OPINION, UserBlock
 from recsys_spark.models.negatives import NegativeSampler, draw_hardest
 from recsys_spark.models.torch_recommender import TorchRecommender
@@ -321,3 +323,16 @@ def test_mult_vae_holds_nothing_of_a_person_but_that_they_were_there(tmp_path):
     assert erase_from_model(tmp_path, [3]) == 1 and erase_from_model(tmp_path, [3]) == 0
     after = torch.load(tmp_path / "weights.pt", weights_only=True)
     assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
+# --- the parameters that are kept for them ---
+
+
+@pytest.mark.parametrize("name", ["bpr", "mult_vae", "lightgcn"])
+def test_the_kept_parameters_load_on_top_of_a_nights(tmp_path, name):
+    conf = Path(__file__).parents[1] / "conf"
+    path = tmp_path / "night.yaml"
+    path.write_text(f"extends: [{conf}/movielens-100k-reference.yaml, {conf}/models/{name}.yaml]\n", encoding="utf-8")
+    config = load_config(path)
+    check_models(config)
+    assert config.train.deep == [name] and config.models.keys() >= {name, "item_knn"}
