@@ -81,3 +81,13 @@ def in_batch_softmax(logits: Tensor, item: Tensor, log_q: Tensor) -> Tensor:
     same.fill_diagonal_(False)
     own = torch.arange(len(item), device=item.device)
     return F.cross_entropy(corrected(logits, log_q).masked_fill(same, -math.inf), own)
+
+
+def l2(*rows: Tensor) -> Tensor:
+    """Half the squared length of all that is given, [B, ...] each, as the mean over the rows: ½ Σ ‖x‖² / B."""
+    return sum((r.square().sum() for r in rows), torch.zeros((), device=rows[0].device)) / (2 * len(rows[0]))
+
+
+def products(users: Tensor, items: Tensor) -> Tensor:
+    """Return the logits [B, m] that are products of each user's vector [B, D] with those of its items [B, m, D]."""
+    return (users[:, None] * items).sum(dim=-1)

@@ -6,6 +6,7 @@ those did for NeuMF on MovieLens-100k is in docs/quality.md.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -84,3 +85,24 @@ def hardest(logits: Tensor, n: int) -> Tensor:
     Zhang, Chen, Wang & Yu 2013, "Optimizing top-N collaborative filtering via dynamic negative item sampling".
     """
     return logits.topk(n, dim=1).indices
+
+
+def draw_hardest(
+    sampler: NegativeSampler,
+    user: Tensor,
+    n: int,
+    candidates: int | None,
+    like: Callable[[Tensor], Tensor],
+    generator: torch.Generator,
+) -> Tensor:
+    """Draw negatives of users [B] and keep the `hardest`, [B, n].
+
+    Args:
+        candidates: how many are drawn; None, or no more than n: those that are kept.
+        like: takes items [B, m] and returns the model's logits [B, m].
+    """
+    drawn = sampler(user, max(n, candidates or 0), generator)
+    if drawn.shape[1] == n:
+        return drawn
+    with torch.no_grad():
+        return drawn.gather(1, hardest(like(drawn), n))

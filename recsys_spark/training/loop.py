@@ -65,8 +65,9 @@ class _Run:
         self.model, network = new_recommender(job, module, self.feed.manifest["history_length"])
         network.prepare(*_training_pairs(job.pairs, self.model.n_items))
         self.network: Any = network.to(device)
+        # fused: one pass over every table instead of one for each operation of the formula
         optimizer = torch.optim.Adam(
-            network.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
+            network.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=True
         )
         self.optimizer = hvd.DistributedOptimizer(
             optimizer, named_parameters=network.named_parameters(), backward_passes_per_step=self.config.accumulate
