@@ -20,7 +20,7 @@ from recsys_spark import models
 from recsys_spark.config import Config
 from recsys_spark.dataset.build import Dataset
 from recsys_spark.errors import ConfigError, DataError, RunError
-from recsys_spark.feed.reader import check_row_groups
+from recsys_spark.feed.check import check_row_groups
 from recsys_spark.log.suppression import erased_count
 from recsys_spark.training.job import STOP, Epoch, TrainingJob, read_epochs, write_epochs
 from recsys_spark.warehouse import MANIFEST, Slot, Version, Warehouse, exclusive, fingerprint
@@ -59,14 +59,14 @@ def training_job(warehouse: Warehouse, config: Config, dataset: Dataset, name: s
     """Describe the training of a deep model, and name the version it makes."""
     settings = models.model_config(name, config).model_dump()
     train = config.train
-    # ranks change how rows are dealt out and so the weights; threads and workers change sums' order at most
-    fixed = (settings, config.seed, rank_count(config), train.patience, train.valid_users)
+    # ranks change how rows are dealt out and so the weights, and a reader may; threads change sums' order at most
+    fixed = (settings, config.seed, rank_count(config), train.patience, train.valid_users, train.reader)
     inputs = (dataset.name, *fixed, erased_count(warehouse))
     version = f"{dataset.name[:10]}-{fingerprint((*_CODE, f'models/{name}.py'), *inputs)}"
     folder = warehouse.root.absolute() / "checkpoints" / name / version
     job = TrainingJob(
         name, settings, dataset.feed.path, Path(dataset.histories.data), folder, config.seed,
-        train.patience, train.threads, train.valid_users, train.feed_workers,
+        train.patience, train.threads, train.valid_users, train.feed_workers, train.reader,
     )  # fmt: skip
     return job, version
 
