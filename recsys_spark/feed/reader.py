@@ -109,8 +109,15 @@ def _shuffled(
                         f"{paths[part.file]}: {len(group[name])} rows of {name!r} were read, the feed's manifest says "
                         f"{part.rows}; was the feed replaced while it was read? Start the training again"
                     )
-            order = np.random.default_rng(part.seed).permutation(part.rows)[part.start : part.stop]
+            order = _order(part)
             yield {name: _take(group[name], order) for name in columns}
+
+
+def _order(part: Part) -> np.ndarray:
+    """Return the places in its file of a part's rows, shuffled."""
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence(part.seed).generate_state(1)[0]))
+    # several times as fast as numpy's permutation, which would take longer than all the rest together
+    return torch.randperm(part.rows, generator=generator).numpy()[part.start : part.stop]
 
 
 def _take(values: np.ndarray, order: np.ndarray) -> torch.Tensor:
