@@ -16,6 +16,8 @@ import pytest
 import torch
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
+from petastorm.workers_pool.thread_pool import ThreadPool
+from petastorm.workers_pool.ventilator import ConcurrentVentilator
 
 from recsys_spark.errors import ConfigError, DataError
 from recsys_spark.feed import arrow, deal
@@ -198,9 +200,9 @@ def test_no_more_than_a_few_row_groups_are_held(tmp_path, reader, monkeypatch):
     for taken in range(1, 6):
         next(batches)
         time.sleep(0.3)
-        assert len(decoded) <= taken + 4, "one waits shuffled, one is shuffled, Petastorm has one and is at one"
+        ahead = 2 if reader == "arrow" else 3
+        assert len(decoded) <= taken + ahead, "one waits, one is shuffled and finds no room, Petastorm holds one more"
     batches.close()
-    assert len(decoded) <= 9
 
 
 def test_epochs_end_without_reading_on(even, reader, monkeypatch, no_thread_left):
@@ -208,8 +210,24 @@ def test_epochs_end_without_reading_on(even, reader, monkeypatch, no_thread_left
     decoded, as_numpy = [], module.as_numpy
     monkeypatch.setattr(module, "as_numpy", lambda table: decoded.append(len(table)) or as_numpy(table))
     for epoch in range(3):
-        list(feed_of(even, reader).epoch(epoch))
+        for _ in feed_of(even, reader).epoch(epoch):
+            time.sleep(0.02)
     assert len(decoded) == 3 * 6
+
+
+def test_petastorm_loses_no_row_group_at_the_end(even, monkeypatch):
+    """One that is handed out while Petastorm asks itself whether it is through; it is slowed down there."""
+    completed, ventilate = ConcurrentVentilator.completed, ThreadPool.ventilate
+
+    def slow(self):
+        if "_ventilate" not in threading.current_thread().name:
+            time.sleep(0.03)
+        return completed(self)
+
+    monkeypatch.setattr(ConcurrentVentilator, "completed", slow)
+    monkeypatch.setattr(ThreadPool, "ventilate", lambda self, **of: (time.sleep(0.02), ventilate(self, **of)))
+    for epoch in range(4):
+        assert len(users(list(feed_of(even, "petastorm").epoch(epoch)))) == 48
 
 
 @pytest.mark.parametrize("leave", ["break", "raise", "close", "end"])
