@@ -23,7 +23,12 @@ def check_feed(path: Path, manifest: dict[str, Any], columns: Sequence[str], bat
         ConfigError: there are too few row groups or rows for the ranks, or a column is missing.
         DataError: a file is missing, damaged, or not what the manifest says.
     """
-    check_row_groups(manifest, ranks)
+    groups = manifest["row_groups"]
+    if groups < ranks:
+        raise ConfigError(
+            f"the training feed has {groups} row groups for {ranks} ranks; "
+            f"set dataset.feed_files to {ranks} or more, or train.ranks to {groups} or less"
+        )
     types = dict(manifest["schema"])
     missing = [name for name in columns if name not in types]
     if missing:
@@ -39,16 +44,6 @@ def check_feed(path: Path, manifest: dict[str, Any], columns: Sequence[str], bat
     lengths: dict[str, int] = {}
     for entry in manifest["files"]:
         _check_file(path / "data" / entry["file"], entry["rows"], {name: types[name] for name in columns}, lengths)
-
-
-def check_row_groups(manifest: dict[str, Any], ranks: int) -> None:
-    """Raise a `ConfigError` if there is not at least one row group for every rank."""
-    groups = manifest["row_groups"]
-    if groups < ranks:
-        raise ConfigError(
-            f"the training feed has {groups} row groups for {ranks} ranks; "
-            f"set dataset.feed_files to {ranks} or more, or train.ranks to {groups} or less"
-        )
 
 
 def _check_file(file: Path, rows: int, types: dict[str, str], lengths: dict[str, int]) -> None:

@@ -20,7 +20,7 @@ from recsys_spark import models
 from recsys_spark.config import Config
 from recsys_spark.dataset.build import Dataset
 from recsys_spark.errors import ConfigError, DataError, RunError
-from recsys_spark.feed.check import check_row_groups
+from recsys_spark.feed.check import check_feed
 from recsys_spark.log.suppression import erased_count
 from recsys_spark.training.job import STOP, Epoch, TrainingJob, read_epochs, write_epochs
 from recsys_spark.warehouse import MANIFEST, Slot, Version, Warehouse, exclusive, fingerprint
@@ -114,7 +114,9 @@ def _train_once(
     if standing is not None and not is_rank_zero():
         return None
     if standing is None:
-        check_row_groups(dataset.feed.manifest, rank_count(config))
+        # here, where it still is one line and its own exit code; a rank's error is Horovod's by the time it is seen
+        columns = models.module_of(job.model).Network.columns
+        check_feed(job.feed, dataset.feed.manifest, columns, job.config["batch_size"], rank_count(config))
         job.folder.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
         (job.folder / STOP).unlink(missing_ok=True)  # of a search that was killed before it tidied up
