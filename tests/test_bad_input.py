@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 
+import pyarrow.parquet as pq
 import pytest
 from night import REPOSITORY, environment, published, write_config
 
@@ -135,6 +136,25 @@ def test_help_teaches():
     assert done.returncode == 0
     for word in ("--rollback", "key.sub=value", "exit code", "YYYY-MM-DD"):
         assert word in done.stdout
+
+
+@pytest.mark.parametrize("fault", ["truncated", "other columns"])
+def test_a_damaged_feed_ends_before_the_ranks_start(night, capfd, fault):
+    before = published(night.parent)
+    (file, *_) = sorted((night.parent / "warehouse/tiny/feeds/pairs").glob("date=*/2026*/data/*.parquet"))
+    content = file.read_bytes()
+    if fault == "truncated":
+        file.write_bytes(content[:-50])
+    else:
+        pq.write_table(pq.read_table(file).drop_columns(["item_id"]), file)
+    try:
+        assert run("train_deep", night, "train.deep=[neumf]") == 3
+    finally:
+        file.write_bytes(content)
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error")]
+    expected = "cannot be read" if fault == "truncated" else "no column 'item_id'"
+    assert str(file) in line and "the feed's manifest" in line and expected in line
+    assert published(night.parent) == before
 
 
 def test_models_of_other_data_are_not_measured(night, capfd):

@@ -1,4 +1,4 @@
-"""The feeds of sequences and impressions against plain Python, and all three through Petastorm."""
+"""The feeds of sequences and impressions against plain Python, and all three through the readers."""
 
 from __future__ import annotations
 
@@ -280,10 +280,11 @@ def test_the_logs_own_split_says_the_part(spark, interactions):
     assert [row._part for row in events.collect()] == ["train", "valid", "test"]
 
 
-# Through Petastorm ------------------------------------------------------------------------------------
+# Through the readers ----------------------------------------------------------------------------------
 
 
-def test_petastorm_reads_every_kind_whole(spark, interactions, impressions, tmp_path):
+@pytest.mark.parametrize("reader", ["petastorm", "arrow"])
+def test_every_kind_is_read_whole(spark, interactions, impressions, tmp_path, reader):
     config = config_of()
     for kind, write in (("pairs", write_pairs), ("sequences", write_sequences)):
         (tmp_path / kind).mkdir()
@@ -293,7 +294,7 @@ def test_petastorm_reads_every_kind_whole(spark, interactions, impressions, tmp_
         manifest = json.loads((path / MANIFEST).read_text())
         columns = tuple(name for name, _ in manifest["schema"])
         seen: Counter = Counter()
-        batches = list(Feed(path, columns, 1, 0, 1, 3).epoch(0))
+        batches = list(Feed(path, columns, 1, 0, 1, 3, reader=reader).epoch(0))
         for batch in batches:
             for name, kind in manifest["schema"]:
                 inner = kind.removeprefix("list<").removesuffix(">")

@@ -88,6 +88,21 @@ def test_the_cause_of_a_failed_training_is_the_exceptions_own_line(tmp_path):
     assert _cause(log) == ""
 
 
+def test_another_reader_is_another_version(tmp_path):
+    config = load_config(write_config(tmp_path), [])
+    pairs = SimpleNamespace(path=tmp_path)
+    parts = {"feed": pairs, "feeds": {"pairs": pairs}, "histories": SimpleNamespace(data="rows")}
+    dataset = SimpleNamespace(name="2026-01-05-0123456789ab", **parts)
+    made = {}
+    for reader, workers in (("petastorm", 1), ("petastorm", 2), ("arrow", 1)):
+        train = config.train.model_copy(update={"reader": reader, "feed_workers": workers})
+        with_it = config.model_copy(update={"train": train})
+        job, version = training_job(Warehouse(tmp_path), with_it, dataset, "neumf")
+        assert (job.reader, job.feed_workers) == (reader, workers)
+        made.setdefault(version, []).append(reader)
+    assert list(made.values()) == [["petastorm", "petastorm"], ["arrow"]]
+
+
 def test_after_an_erasure_the_same_data_is_trained_again(tmp_path):
     warehouse, config = Warehouse(tmp_path), load_config(write_config(tmp_path), [])
     pairs = SimpleNamespace(path=tmp_path)

@@ -65,7 +65,7 @@ def run(data, tmp_path):
         folder.mkdir(exist_ok=True)
         config = neumf.Config(**{**PLAIN, **settings}).model_dump()
         feed = data / "feed"
-        job = TrainingJob("neumf", config, feed, feed, data / "histories", folder, 3, 99, 1, 100, 1)
+        job = TrainingJob("neumf", config, feed, feed, data / "histories", folder, 3, 99, 1, 100, 1, "petastorm")
         epochs = train(job)
         return epochs, checkpoint.load(folder, checkpoint.LAST)["network"], job
 

@@ -1,14 +1,12 @@
-"""The writer of feeds and the feed of pairs: its files, that it never looks ahead, what Petastorm makes of it."""
+"""The writer of feeds and the feed of pairs: its files, that it never looks ahead, that the readers read them."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import random
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,7 +17,7 @@ from hypothesis import strategies as st
 from recsys_spark.config import Config
 from recsys_spark.dataset.feeds.pairs import write_pairs
 from recsys_spark.dataset.feeds.writer import describe_files, file_count, write_rows
-from recsys_spark.errors import ConfigError, DataError
+from recsys_spark.errors import DataError
 from recsys_spark.feed.reader import Feed
 from recsys_spark.warehouse import MANIFEST
 
@@ -218,100 +216,16 @@ def test_no_file_is_larger_than_a_task_can_hold(spark):
     assert file_count(rows, 3, wide) == 3
 
 
-# Through Petastorm ------------------------------------------------------------------------------------
+# Through the readers ----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def even(tmp_path_factory) -> Path:
-    """Four files of eight rows: sizes that two ranks can share without a remainder."""
-    path = tmp_path_factory.mktemp("even") / "date=2026-01-01"  # names hold a =, as in the warehouse
-    (path / "data").mkdir(parents=True)
-    files = []
-    for file in range(4):
-        ids = np.arange(8 * file, 8 * file + 8, dtype=np.int32) + 1
-        table = pa.table({
-            "user_id": ids,
-            "item_id": ids + 100,
-            "weight": (ids / 2).astype(np.float32),
-            "history": pa.array([[0, i] for i in ids.tolist()], pa.list_(pa.int32())),
-        })  # fmt: skip
-        pq.write_table(table, path / "data" / f"part-{file}.parquet")
-        files.append({"file": f"part-{file}.parquet", "rows": 8, "row_groups": 1})
-    schema = [["user_id", "int32"], ["item_id", "int32"], ["weight", "float"], ["history", "list<int32>"]]
-    (path / MANIFEST).write_text(json.dumps({"rows": 32, "row_groups": 4, "files": files, "schema": schema}))
-    return path
-
-
-def read(path: Path, epoch: int, rank: int = 0, size: int = 1, batch_size: int = 4, columns=COLUMNS, seed: int = 3):
-    return list(Feed(path, columns, batch_size, rank, size, seed).epoch(epoch))
-
-
-def users(batches: list[dict[str, torch.Tensor]]) -> list[int]:
-    return [user for batch in batches for user in batch["user_id"].tolist()]
-
-
-def test_two_ranks_see_every_row_once_in_as_many_steps(even):
-    orders = []
-    for epoch in (0, 1, 7):
-        ranks = [read(even, epoch, rank, 2) for rank in range(2)]
-        assert [len(batches) for batches in ranks] == [4, 4] and Feed(even, COLUMNS, 4, 0, 2, 3).steps == 4
-        assert sorted(users(ranks[0]) + users(ranks[1])) == list(range(1, 33))
-        orders.append((users(ranks[0]), users(ranks[1])))
-        again = [users(read(even, epoch, rank, 2)) for rank in range(2)]
-        assert tuple(again) == orders[-1], "the same seed and epoch are the same batches"
-    assert len({str(order) for order in orders}) == 3, "every epoch has an order of its own"
-    assert users(read(even, 0, seed=4)) != users(read(even, 0, seed=3))
-    in_order = users(read(even, 0))
-    assert any(b != a + 1 for a, b in itertools.pairwise(in_order) if a % 8), "rows are shuffled, too"
-
-
-def test_rows_that_are_read_again_come_in_the_same_order_every_time(even):
-    """A batch of three passes and a half: Petastorm's own repetition gives orders that depend on timing."""
-    orders = {str(users(read(even, 0, batch_size=112))) for _ in range(8)}
-    assert len(orders) == 1
-    order = users(read(even, 0, batch_size=112))
-    passes = [order[start : start + 32] for start in (0, 32, 64)]
-    assert all(sorted(one) == list(range(1, 33)) for one in passes) and passes[0] != passes[1] != passes[2]
-
-
-def test_row_groups_are_dealt_to_the_ranks_anew_every_epoch(even):
-    assert len({frozenset(users(read(even, epoch, 0, 2))) for epoch in range(8)}) > 1
-
-
-def test_batches_hold_the_columns_that_were_asked_for_and_whole_rows(even, feed, rows):
-    for batch in read(even, 0):
-        assert set(batch) == set(COLUMNS)
-        assert [batch[c].dtype for c in COLUMNS] == [torch.int32, torch.int32, torch.float32, torch.int32]
-        assert batch["user_id"].shape == (4,) and batch["history"].shape == (4, 2)
-        assert torch.equal(batch["item_id"], batch["user_id"] + 100)
-        assert torch.equal(batch["weight"], batch["user_id"] / 2)
-        assert torch.equal(batch["history"], torch.stack([torch.zeros_like(batch["user_id"]), batch["user_id"]], 1))
-    assert {frozenset(batch) for batch in read(even, 0, columns=("item_id",))} == {frozenset({"item_id"})}
-
-    # What Spark wrote comes back whole; the last step is filled up with rows from the beginning.
-    expected = plain_feed(rows)
-    batches = read(feed, 0, batch_size=16)
-    assert len(batches) == -(-len(expected) // 16) and {len(b["user_id"]) for b in batches} == {16}
-    seen = [
-        (u, i, w, tuple(h))
-        for b in batches
-        for u, i, w, h in zip(*(b[c].tolist() for c in COLUMNS), strict=True)
-    ]  # fmt: skip
-    assert sorted(seen[: len(expected)]) == sorted(expected)
-
-
-def test_uneven_shares_still_take_the_same_number_of_steps(feed):
-    ranks = [read(feed, 2, rank, 3, batch_size=8, columns=("user_id",)) for rank in range(3)]
-    steps = Feed(feed, ("user_id",), 8, 0, 3, 3).steps
-    assert [len(batches) for batches in ranks] == [steps] * 3
-    assert {len(batch["user_id"]) for batches in ranks for batch in batches} == {8}
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [({"size": 5}, "4 row groups for 5 ranks"), ({"columns": ("user_id", "genre")}, "no column 'genre'")],
-)
-def test_a_feed_that_does_not_fit_is_one_line(even, change, says):
-    with pytest.raises(ConfigError) as error:
-        Feed(**{"path": even, "columns": COLUMNS, "batch_size": 4, "rank": 0, "size": 1, "seed": 3, **change})
-    assert says in str(error.value) and "\n" not in str(error.value)
+@pytest.mark.parametrize("reader", ["petastorm", "arrow"])
+def test_what_spark_wrote_comes_back_whole(feed, rows, reader):
+    seen = []
+    for rank in range(3):
+        for batch in Feed(feed, COLUMNS, 16, rank, 3, 3, reader=reader).epoch(0):
+            assert [batch[c].dtype for c in COLUMNS] == [torch.int32, torch.int32, torch.float32, torch.int32]
+            user, item, weight, history = (batch[c].tolist() for c in COLUMNS)
+            assert all(len(past) == LENGTH for past in history)
+            seen += zip(user, item, weight, map(tuple, history), strict=True)
+    assert sorted(seen) == sorted(plain_feed(rows))

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from recsys_spark.config.section import Section
 
+ReaderName = Literal["petastorm", "arrow"]
+
 
 class SparkConfig(Section):
     """How the one Spark session is built. Flags of `spark-submit` win; `scripts/submit.sh` sets them from these."""
@@ -36,7 +38,9 @@ class TrainConfig(Section):
     valid_users: int = Field(20_000, ge=1)
     """Most users measured after each epoch (a seeded sample)."""
     feed_workers: int = Field(1, ge=1)
-    """Petastorm reader threads per rank; 1 keeps the row order, and so the model, reproducible."""
+    """Threads per rank that read the feed ahead; the order of rows is the same for any number."""
+    reader: ReaderName = "petastorm"
+    """What reads the feed: Petastorm, or plain pyarrow."""
 
     @model_validator(mode="after")
     def _has_popularity(self) -> TrainConfig:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recsys_spark.config.night import ReaderName
+
 
 @dataclass(frozen=True)
 class TrainingJob:
@@ -30,6 +32,8 @@ class TrainingJob:
     threads: int
     valid_users: int
     feed_workers: int
+    reader: ReaderName
+    """What reads the feed."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from recsys_spark import models
 from recsys_spark.config import Config
 from recsys_spark.dataset.build import Dataset
 from recsys_spark.errors import ConfigError, DataError, RunError
-from recsys_spark.feed.reader import check_row_groups
+from recsys_spark.feed.check import check_feed
 from recsys_spark.log.suppression import erased_count
 from recsys_spark.training.job import STOP, Epoch, TrainingJob, read_epochs, write_epochs
 from recsys_spark.warehouse import MANIFEST, Slot, Version, Warehouse, exclusive, fingerprint
@@ -60,15 +60,15 @@ def training_job(warehouse: Warehouse, config: Config, dataset: Dataset, name: s
     """Describe the training of a deep model, and name the version it makes."""
     settings = models.model_config(name, config).model_dump()
     train = config.train
-    # ranks change how rows are dealt out and so the weights; threads and workers change sums' order at most
-    fixed = (settings, config.seed, rank_count(config), train.patience, train.valid_users)
+    # ranks change how rows are dealt out and so the weights, and a reader may; threads change sums' order at most
+    fixed = (settings, config.seed, rank_count(config), train.patience, train.valid_users, train.reader)
     inputs = (dataset.name, *fixed, erased_count(warehouse))
     version = f"{dataset.name[:10]}-{fingerprint((*_CODE, *models.code_of(name)), *inputs)}"
     folder = warehouse.root.absolute() / "checkpoints" / name / version
     feed = feed_of(name, dataset)
     job = TrainingJob(
         name, settings, feed.path, dataset.feed.path, Path(dataset.histories.data), folder, config.seed, train.patience,
-        train.threads, train.valid_users, train.feed_workers,
+        train.threads, train.valid_users, train.feed_workers, train.reader,
     )  # fmt: skip
     return job, version
 
@@ -128,7 +128,11 @@ def _train_once(
     if standing is not None and not is_rank_zero():
         return None
     if standing is None:
-        check_row_groups(feed_of(job.model, dataset).manifest, rank_count(config))
+        # here, where it still is one line and its own exit code; a rank's error is Horovod's by the time it is seen
+        columns = models.module_of(job.model).Network.columns
+        check_feed(
+            job.feed, feed_of(job.model, dataset).manifest, columns, job.config["batch_size"], rank_count(config)
+        )
         job.folder.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
         (job.folder / STOP).unlink(missing_ok=True)  # of a search that was killed before it tidied up

@@ -60,8 +60,9 @@ class _Run:
         self.job, self.device = job, device
         self.config = module.Config.model_validate(job.config)
         self.feed = Feed(
-            job.feed, module.Network.columns, self.config.batch_size, hvd.rank(), hvd.size(), job.seed, job.feed_workers
-        )
+            job.feed, module.Network.columns, self.config.batch_size, hvd.rank(), hvd.size(), job.seed,
+            job.feed_workers, job.reader,
+        )  # fmt: skip
         self.model, network = new_recommender(job, module, self.feed.manifest["history_length"])
         network.prepare(*_training_pairs(job.pairs, self.model.n_items))
         self.network: Any = network.to(device)
@@ -124,7 +125,7 @@ class _Run:
             if (step + 1) % together == 0 or step + 1 == self.feed.steps:
                 self._update(number * updates + step // together)
             total += loss.detach()
-            rows += self.feed.batch_size
+            rows += len(next(iter(batch.values())))
             before = time.perf_counter()
         trained = time.perf_counter() - start
 
