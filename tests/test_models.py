@@ -20,6 +20,7 @@ from recsys_spark.recommendation.select import recommend_block
 ALL = (*BASELINES, *DEEP)
 SIDE = 20  # users and items of the checkerboard, ids 1..20
 UNTRAINED = SIDE + 1  # an item that has an id but no training row
+LENGTH = 12  # of the padded histories; a user of the checkerboard has 9 items
 SETTINGS = {
     "popularity": {},
     "als": {"rank": 2, "iterations": 4, "regularization": 0.05, "alpha": 10.0, "blocks": 2},
@@ -33,15 +34,20 @@ SETTINGS = {
     "bpr": {"dim": 8, "learning_rate": 0.01},
     "mult_vae": {"dim": 8, "hidden": 16, "learning_rate": 0.01, "anneal_steps": 100},
     "lightgcn": {"dim": 8, "layers": 2, "learning_rate": 0.01},
+    "sasrec": {"dim": 8, "hidden": 16, "dropout": 0.0, "learning_rate": 0.01, "length": LENGTH},
+    "gru4rec": {"dim": 8, "hidden": 16, "dropout": 0.0, "learning_rate": 0.01},
+    "bert4rec": {"dim": 8, "hidden": 16, "dropout": 0.0, "learning_rate": 0.01, "length": LENGTH},
+    "caser": {"dim": 8, "horizontal": 4, "vertical": 2, "dropout": 0.0, "learning_rate": 0.01},
 }
+SEQUENTIAL = {"sasrec", "gru4rec", "bert4rec", "caser"}
 STEPS = {
     "neumf": 300,
     "two_tower": 100,
     "bpr": 200,
     "mult_vae": 200,
     "lightgcn": 150,
+    **dict.fromkeys(SEQUENTIAL, 200),
 }  # of Adam; on so small a board more would be learnt by heart
-LENGTH = 12  # of the padded histories; a user of the checkerboard has 9 items
 
 
 def checkerboard():
@@ -208,7 +214,7 @@ def test_items_without_training_rows_get_no_opinion(fitted, name):
 
 
 NEEDS_ID = {"neumf", "bpr", "lightgcn"}
-NEEDS_HISTORY = {"als", "item_knn", "user_knn", "ease", "content", "hybrid", "two_tower", "mult_vae"}
+NEEDS_HISTORY = {"als", "item_knn", "user_knn", "ease", "content", "hybrid", "two_tower", "mult_vae", *SEQUENTIAL}
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -248,7 +254,7 @@ def test_a_block_of_nobody(fitted, name):
 @pytest.mark.parametrize("name", ALL)
 def test_vectors_multiply_to_the_scores(fitted, name):
     model = fitted(name)
-    assert model.dot_product == (name in {"als", "two_tower", "bpr", "lightgcn"})
+    assert model.dot_product == (name in {"als", "two_tower", "bpr", "lightgcn", *SEQUENTIAL})
     if not model.dot_product:
         return
     users = UserBlock.of([1, 2, 0, 10_000], [[3, 5], [4, 6, 999], [1], [7, 8]])
@@ -618,10 +624,12 @@ def test_two_tower_padding_does_not_change_a_user():
     )
 
 
-# --- training of both ---
+# --- training of all ---
 
 
-@pytest.mark.parametrize(("name", "share"), [("neumf", 0.75), ("two_tower", 0.9)])
+@pytest.mark.parametrize(
+    ("name", "share"), [("neumf", 0.75), ("two_tower", 0.9), *((n, 0.9) for n in sorted(SEQUENTIAL))]
+)
 def test_loss_decreases(name, share):
     losses = trained(name)[1]
     assert np.mean(losses[-20:]) < share * np.mean(losses[:5])

@@ -22,7 +22,7 @@ from recsys_spark.errors import ConfigError
 from recsys_spark.models.base import Recommender, read_card
 
 BASELINES = ("popularity", "als", "item_knn", "user_knn", "ease", "content", "hybrid")
-DEEP = ("neumf", "two_tower", "bpr", "mult_vae", "lightgcn")
+DEEP = ("neumf", "two_tower", "bpr", "mult_vae", "lightgcn", "sasrec", "gru4rec", "bert4rec", "caser")
 
 
 def module_of(name: str) -> ModuleType:

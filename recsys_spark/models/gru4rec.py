@@ -1,0 +1,42 @@
+"""GRU4Rec: a recurrent network over the items (Hidasi et al. 2016, "Session-based recommendations with recurrent
+neural networks"), trained on a softmax or a pairwise loss over the catalogue in place of the paper's batch of sessions.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from recsys_spark.models.sequence import FILES, Dropout, NextItemNetwork, SequenceConfig, initialise
+
+SHARES = FILES
+_CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
+
+
+class Config(SequenceConfig):
+    """Sizes of GRU4Rec."""
+
+    cell: Literal["gru", "lstm"] = "gru"
+    """What the layers are made of."""
+    hidden: int = Field(128, ge=1)
+    """Width of the recurrent layers."""
+    layers: int = Field(1, ge=1)
+    """Recurrent layers, one on the other."""
+    learning_rate: float = Field(1e-3, gt=0)
+
+
+class Network(NextItemNetwork):
+    """The state after each item, brought to the length of the item embeddings."""
+
+    def __init__(self, config: Config, n_users: int, n_items: int) -> None:
+        super().__init__(config, n_items)
+        self.cells = _CELLS[config.cell](config.dim, config.hidden, config.layers, batch_first=True)
+        self.out = nn.Linear(config.hidden, config.dim)
+        self.dropout = Dropout(config.dropout)
+        initialise(self)
+
+    def forward(self, items: Tensor) -> Tensor:
+        states, _ = self.cells(self.dropout(self.item(items)))
+        return self.out(states)

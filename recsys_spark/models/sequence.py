@@ -1,0 +1,195 @@
+"""What the sequential models share: the feed's rows, an attention block, and a loss over the catalogue.
+
+Shapes: B rows of L items, embeddings of length D, M positions that have a loss. Inside a network a row begins with its
+oldest item and padding follows the newest: whoever reads forwards then never meets padding, and needs no mask.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recsys_spark.models import losses
+from recsys_spark.models.negatives import NegativeSampler
+from recsys_spark.models.torch_recommender import TorchConfig
+
+FILES = ("models/sequence.py", "models/losses.py", "models/negatives.py", "models/torch_recommender.py")
+"""What a sequential model `SHARES`."""
+
+
+class SequenceConfig(TorchConfig):
+    """What every sequential model's config has."""
+
+    dim: int = Field(64, ge=1)
+    """D: length of the item embeddings, and of the vector that is compared with them."""
+    dropout: float = Field(0.2, ge=0, lt=1)
+    """Of the embedded items and of every layer's output."""
+    loss: Literal["full_softmax", "sampled_softmax", "gbce", "bce"] = "full_softmax"
+    """Over the whole catalogue, or of each position's item against drawn ones."""
+    negatives: int = Field(256, ge=1)
+    """Items drawn for a batch, which all its positions share; `full_softmax` draws none."""
+    negatives_by: Literal["uniform", "popularity"] = "uniform"
+    """Draw every item alike, or by its training rows to the power of 0.75, which `sampled_softmax` corrects for."""
+    calibration: float = Field(0.75, ge=0, le=1)
+    """t of `gbce`: 0 is `bce`, 1 makes up for the sampling in full."""
+    batch_size: int = Field(128, ge=1)
+    """Windows per step and rank."""
+
+
+def to_front(items: Tensor, length: int) -> Tensor:
+    """Move each row's newest items to its front, oldest first, and whatever is 0 behind them: [B, L] to [B, length].
+
+    >>> to_front(torch.tensor([[0, 7, 0, 8, 9], [0, 0, 0, 0, 6]]), 2).tolist()
+    [[8, 9], [6, 0]]
+    """
+    there = items > 0
+    place = there.cumsum(dim=1) - 1 - (there.sum(dim=1, keepdim=True) - length).clamp(min=0)
+    place = place.masked_fill(~there | (place < 0), length)  # one more column takes what is left out
+    return items.new_zeros(len(items), length + 1).scatter_(1, place, items)[:, :length]
+
+
+class Dropout(nn.Module):
+    """Sets a share of the values to 0 and makes up for them with the others, as `nn.Dropout` does, on two bytes each.
+
+    A draw of torch's own takes a third of the time of a small network's step on a CPU; this one is made of 64 bits for
+    four values, so the share is a multiple of 1 / 65,536.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.dropped = round(share * (1 << 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.dropped:
+            return x
+        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(1 << 63), None)
+        kept = bits.view(torch.int16)[: x.numel()].view(x.shape) >= self.dropped - (1 << 15)
+        return x * kept * (1 / (1 - self.dropped / (1 << 16)))
+
+
+class Block(nn.Module):
+    """Self-attention and a feed-forward layer: x + attend(norm(x)), then x + feed(norm(x)).
+
+    Vaswani et al. 2017, "Attention is all you need", normalised before each layer as in Xiong et al. 2020, "On layer
+    normalization in the transformer architecture". The attention weights have no dropout: the fast kernels have none.
+    """
+
+    def __init__(self, dim: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm, self.feed_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.query_key_value, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.feed = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Return [B, L, D] of [B, L, D].
+
+        Args:
+            seen: the positions that every position looks at, bool [B, L]; without it, each looks at itself and those
+                before it.
+        """
+        x = x + self.dropout(self._attend(self.attention_norm(x), seen))
+        return x + self.dropout(self.feed(self.feed_norm(x)))
+
+    def _attend(self, x: Tensor, seen: Tensor | None) -> Tensor:
+        B, L, D = x.shape
+        query, key, value = self.query_key_value(x).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        mask = None if seen is None else seen[:, None, None, :].expand(B, 1, L, L)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
+        return self.out(mixed.transpose(1, 2).reshape(B, L, D))
+
+
+def initialise(network: nn.Module) -> None:
+    """Draw embeddings and weights of linear layers from a normal distribution of deviation 0.02; biases are 0."""
+    for module in network.modules():
+        if isinstance(module, nn.Embedding | nn.Linear):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx].detach())
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class SequenceNetwork(nn.Module):
+    """The items' embeddings on both ends of a network: what goes in, and what the vector that comes out is near."""
+
+    feed = "sequences"
+    columns = ("items",)
+    needs_user_id = False
+    needs_history = True
+
+    def __init__(self, config: Any, n_items: int, tokens: int = 0) -> None:
+        """Make the embeddings of the items and of so many tokens that are no items."""
+        super().__init__()
+        self.config = config
+        self.n_items = n_items
+        self.item = nn.Embedding(n_items + tokens, config.dim, padding_idx=0)
+        self.sampler = NegativeSampler(n_items, config.negatives_by)
+        kinds = {
+            "bce": losses.bce,
+            "gbce": losses.gbce(n_items - 1, config.calibration),
+            "sampled_softmax": losses.sampled_softmax,
+        }
+        self.sampled_loss = kinds.get(config.loss)
+
+    def prepare(self, item_counts: Tensor, positives: Tensor | None = None) -> None:
+        self.sampler.prepare(item_counts, None)
+
+    def catalogue_loss(self, hidden: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
+        """Loss of vectors [M, D], each of which should be nearest to its item of [M]."""
+        items = self.item_vectors()
+        if self.sampled_loss is None:
+            return losses.full_softmax(hidden @ items[1:].T, target - 1)
+        drawn = self.sampler.shared(self.config.negatives, generator)
+        positive = (hidden * F.embedding(target, items)).sum(dim=1)
+        negative = hidden @ F.embedding(drawn, items).T
+        if self.config.loss == "sampled_softmax":
+            positive = losses.corrected(positive, self.sampler.log_q[target])
+            negative = losses.corrected(negative, self.sampler.log_q[drawn])
+        return self.sampled_loss(positive, negative.masked_fill(target[:, None] == drawn, -math.inf))
+
+    def user_vectors(self, user: Tensor, history: Tensor) -> Tensor:
+        """Return what the network makes of histories [B, L]: [B, D]."""
+        raise NotImplementedError
+
+    def item_vectors(self) -> Tensor:
+        return self.item.weight[: self.n_items]
+
+    def score(self, user: Tensor, history: Tensor) -> Tensor:
+        return self.user_vectors(user, history) @ self.item_vectors().T
+
+
+class NextItemNetwork(SequenceNetwork):
+    """Reads forwards; the vector after each item is compared with the item that came next.
+
+    Attributes:
+        reads: how many of the newest items a vector depends on; None = all.
+        slides: whether longer rows than that are fine, of which each vector reads its part.
+    """
+
+    reads: int | None = None
+    slides = True
+
+    def forward(self, items: Tensor) -> Tensor:
+        """Return the vector after each item of rows as `to_front` makes them, [B, L, D] of [B, L]."""
+        raise NotImplementedError
+
+    def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Mean over all items of the batch but each row's first."""
+        items = batch["items"].long()
+        L = items.shape[1]
+        rows = to_front(items, L if self.slides or self.reads is None else min(self.reads + 1, L))
+        target = rows[:, 1:]
+        there = target > 0
+        return self.catalogue_loss(self(rows[:, :-1])[there], target[there], generator)
+
+    def user_vectors(self, user: Tensor, history: Tensor) -> Tensor:
+        rows = to_front(history, min(self.reads or history.shape[1], history.shape[1]))
+        newest = ((rows > 0).sum(dim=1) - 1).clamp(min=0)
+        return self(rows)[torch.arange(len(rows), device=rows.device), newest]
