@@ -12,7 +12,9 @@ from recsys_spark.config import Config, load_config, parse_date
 from recsys_spark.errors import ConfigError
 from recsys_spark.models import check_models
 
-CONF = sorted((Path(__file__).parents[1] / "conf").glob("*.yaml"))
+SHIPPED = Path(__file__).parents[1] / "conf"
+CONF = sorted(SHIPPED.glob("*.yaml"))
+MODELS = sorted((SHIPPED / "models").glob("*.yaml"))
 BASE = {"name": "shop", "root": "build/shop", "log": {"path": "log.jsonl"}}
 COLUMNS = {"user_id": "user", "item_id": "item", "timestamp": "time", "event_type": "kind"}
 
@@ -50,8 +52,16 @@ def test_every_configuration_that_is_shipped_is_valid(path):
     check_models(load_config(path))
 
 
+@pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
+def test_every_models_parameters_go_with_a_night(path, tmp_path):
+    night = write(tmp_path, {"extends": [str(SHIPPED / "movielens-100k-reference.yaml"), str(path)]})
+    config = load_config(night)
+    check_models(config)
+    assert path.stem in config.models and path.stem in config.train.deep
+
+
 def test_there_are_configurations_to_check():
-    assert CONF
+    assert CONF and MODELS
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 """GRU4Rec: a recurrent network over the items (Hidasi et al. 2016, "Session-based recommendations with recurrent
-neural networks"), trained on a softmax or a pairwise loss over the catalogue in place of the paper's batch of sessions.
+neural networks"), trained on every position of a window in one pass, where the paper keeps sessions side by side.
 """
 
 from __future__ import annotations

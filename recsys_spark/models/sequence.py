@@ -69,7 +69,7 @@ class Dropout(nn.Module):
             return x
         bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(1 << 63), None)
         kept = bits.view(torch.int16)[: x.numel()].view(x.shape) >= self.dropped - (1 << 15)
-        return x * kept * (1 / (1 - self.dropped / (1 << 16)))
+        return x * kept.to(x.dtype).mul_(1 / (1 - self.dropped / (1 << 16)))
 
 
 class Block(nn.Module):
@@ -149,10 +149,10 @@ class SequenceNetwork(nn.Module):
         drawn = self.sampler.shared(self.config.negatives, generator)
         positive = (hidden * F.embedding(target, items)).sum(dim=1)
         negative = hidden @ F.embedding(drawn, items).T
-        if self.config.loss == "sampled_softmax":
+        if self.config.loss == "sampled_softmax" and self.sampler.by != "uniform":  # a log q of all items cancels out
             positive = losses.corrected(positive, self.sampler.log_q[target])
             negative = losses.corrected(negative, self.sampler.log_q[drawn])
-        return self.sampled_loss(positive, negative.masked_fill(target[:, None] == drawn, -math.inf))
+        return self.sampled_loss(positive, negative.masked_fill_(target[:, None] == drawn, -math.inf))
 
     def user_vectors(self, user: Tensor, history: Tensor) -> Tensor:
         """Return what the network makes of histories [B, L]: [B, D]."""
