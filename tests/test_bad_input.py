@@ -141,7 +141,8 @@ def test_help_teaches():
 @pytest.mark.parametrize("fault", ["truncated", "other columns"])
 def test_a_damaged_feed_ends_before_the_ranks_start(night, capfd, fault):
     before = published(night.parent)
-    (file, *_) = sorted((night.parent / "warehouse/tiny/feeds/pairs").glob("date=*/2026*/data/*.parquet"))
+    (pointer,) = (night.parent / "warehouse/tiny/feeds/pairs").glob("date=2026-01-05/_current")
+    (file, *_) = sorted((pointer.parent / pointer.read_text().strip() / "data").glob("*.parquet"))
     content = file.read_bytes()
     if fault == "truncated":
         file.write_bytes(content[:-50])
