@@ -57,16 +57,17 @@ def fit(kill: bool) -> tuple[np.ndarray, bool]:
     return model.factors, struck.is_set()
 
 
-spark = get_session(SparkConfig(shuffle_partitions=4), "kill an executor")
-drawn = np.random.default_rng(1)
-frame = {
-    "user_id": drawn.integers(1, USERS, ENTRIES, np.int32),
-    "item_id": drawn.integers(1, ITEMS, ENTRIES, np.int32),
-}
-path = str(Path(sys.argv[1]) / "interactions")
-pd.DataFrame(frame).drop_duplicates().to_parquet(f"{path}.parquet", index=False)
-rows = spark.read.parquet(f"{path}.parquet").selectExpr("*", "1.0f weight").repartition(4)
-before = executors()
-whole, _ = fit(kill=False)
-after, lost = fit(kill=True)
-print(json.dumps({"executors": len(before), "lost_before_the_end": lost, "same": bool((whole == after).all())}))
+if __name__ == "__main__":
+    spark = get_session(SparkConfig(shuffle_partitions=4), "kill an executor")
+    drawn = np.random.default_rng(1)
+    frame = {
+        "user_id": drawn.integers(1, USERS, ENTRIES, np.int32),
+        "item_id": drawn.integers(1, ITEMS, ENTRIES, np.int32),
+    }
+    path = str(Path(sys.argv[1]) / "interactions")
+    pd.DataFrame(frame).drop_duplicates().to_parquet(f"{path}.parquet", index=False)
+    rows = spark.read.parquet(f"{path}.parquet").selectExpr("*", "1.0f weight").repartition(4)
+    before = executors()
+    whole, _ = fit(kill=False)
+    after, lost = fit(kill=True)
+    print(json.dumps({"executors": len(before), "lost_before_the_end": lost, "same": bool((whole == after).all())}))
