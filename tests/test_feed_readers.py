@@ -75,8 +75,12 @@ def users(batches: list[Batch]) -> list[int]:
 
 def feed_threads() -> set[str]:
     """Names of the threads that can be a feed's: ours, or Petastorm's workers and the one that hands them work."""
-    ours = (t for t in threading.enumerate() if t.name == "feed" or "_ventilate" in t.name or "Worker" in repr(t))
-    return {t.name for t in ours}
+
+    def is_feeds(thread: threading.Thread) -> bool:
+        petastorms = type(thread).__module__.startswith("petastorm") or "_ventilate" in thread.name
+        return thread.name == "feed" or petastorms
+
+    return {thread.name for thread in threading.enumerate() if is_feeds(thread)}
 
 
 @pytest.fixture
