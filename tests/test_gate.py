@@ -61,7 +61,7 @@ def countries_of(users):
 def test_a_planted_null_is_promoted_as_rarely_as_the_confidence_says():
     """600 worlds without a difference: the lower bound of a 95 % interval is above 0 in 2.5 %, 4 binomial sd."""
     promoted = sum(outcome(*world(s, 0.2, 0.2, users=600), countries_of(600)).promoted for s in range(600))
-    assert abs(promoted / 600 - 0.025) < 4 * math.sqrt(0.025 * 0.975 / 600)
+    assert promoted and abs(promoted / 600 - 0.025) < 4 * math.sqrt(0.025 * 0.975 / 600)
 
 
 def test_a_planted_gain_of_the_minimal_detectable_effect_is_promoted_in_80_percent():

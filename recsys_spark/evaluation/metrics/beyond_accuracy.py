@@ -137,6 +137,20 @@ def intra_list_diversity_at_k(ranked: Ints, vectors: Floats, k: int) -> Floats:
     return np.where(pairs > 0, 1 - alike / np.maximum(pairs, 1), np.nan)
 
 
+def popularity_ranks(users_of_item: ArrayLike) -> NDArray[np.int64]:
+    """Rank of each item by its users, 1 the most popular, `[n_items + 1]` as its argument.
+
+    Items with as many users share a rank, and the next number of users has the next one, as in rectools; an item that
+    nobody has stands behind the whole catalogue.
+
+    >>> popularity_ranks([0, 2, 5, 2, 0]).tolist()
+    [5, 2, 1, 2, 5]
+    """
+    users = np.asarray(users_of_item)
+    at = np.unique(-users, return_inverse=True)[1]
+    return np.where(users > 0, at + 1, len(users))
+
+
 def serendipity_at_k(ranked: Ints, hits: Bools, popularity_rank: Ints, n_items: int, k: int) -> Floats:
     """Right where popularity would not have been: mean over k ranks of `hit(r) max(p(r) - p(popularity rank), 0)`.
 
@@ -145,7 +159,7 @@ def serendipity_at_k(ranked: Ints, hits: Bools, popularity_rank: Ints, n_items: 
 
     Args:
         hits: of `hit_matrix`, `[B, K]`.
-        popularity_rank: of each item, 1 the most popular, `[n_items + 1]`.
+        popularity_rank: of `popularity_ranks`, `[n_items + 1]`.
 
     >>> hits, rank = np.array([[True, True]]), np.array([0, 1, 3, 2])
     >>> serendipity_at_k(np.array([[2, 1]]), hits, rank, n_items=3, k=2).round(4).tolist()
