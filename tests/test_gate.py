@@ -43,9 +43,9 @@ def world(seed, chance_a, chance_b, users=2000, shared=0.5):
 def outcome(a, b, countries, config=STRICT, coverage=(0.3, 0.3)):
     """The decision on two models' values."""
     ids = np.arange(len(a))
-    difference = bootstrap_sums(a - b, ids, REPLICATES, SEED)
     slices = {f"country={c}": np.where(countries == c, a - b, np.nan) for c in COUNTRIES}
-    of_slices = bootstrap_sums_by_name(slices, ids, REPLICATES, SEED)
+    of_slices = bootstrap_sums_by_name({"all": a - b, **slices}, ids, REPLICATES, SEED)
+    difference = of_slices.pop("all")
     of_a, of_b = (
         {"ndcg@10": Interval(float(v.mean()), 0, 1, len(v)), "coverage@10": Interval(c, 0, 1, len(v))}
         for v, c in zip((a, b), coverage, strict=True)

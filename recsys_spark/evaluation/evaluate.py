@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -21,6 +20,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 
 from recsys_spark import models
 from recsys_spark.config import EvaluationConfig
+from recsys_spark.evaluation.lists import truth_of
 from recsys_spark.evaluation.maps import map_array
 from recsys_spark.evaluation.metrics import evaluate_lists
 from recsys_spark.evaluation.metrics.beyond_accuracy import novelty_at_k, popularity_at_k, self_information
@@ -101,7 +101,7 @@ def score_users(
                 cold = ~(ranked > 0).any(axis=1)
                 if fallback is not None and cold.any():
                     ranked[cold] = recommend_block(models.load(fallback), users, max(ks))[0][cold]
-                truth = _lists(part["held_out"])
+                truth = truth_of(part["held_out"])
                 slices = slice_values(ranked, truth, part["labels"], counts if "item" in config.slices else None)
                 columns = [
                     pa.array([name] * len(users)), pa.array([split] * len(users)),
@@ -133,12 +133,6 @@ def list_metrics(
             values[f"novelty@{k}"] = novelty_at_k(ranked, information, k)
             values[f"popularity@{k}"] = popularity_at_k(ranked, known.astype(float), k)
     return values
-
-
-def _lists(column: pa.ListArray) -> Truth:
-    """Read lists of item ids as they lie in memory."""
-    lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
-    return Truth(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), column.flatten().to_numpy())
 
 
 def _list_array(ranked: Ints) -> pa.ListArray:
