@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 
 import numpy as np
@@ -12,7 +13,7 @@ from recsys_spark.evaluation.bootstrap import bootstrap_sums, paired_difference
 from recsys_spark.evaluation.evaluate import Candidate, compare, evaluate, from_json, summarise, to_json
 from recsys_spark.evaluation.metrics.beyond_accuracy import gini, shannon_entropy
 from recsys_spark.evaluation.results import slice_results
-from recsys_spark.evaluation.slices import ItemCounts
+from recsys_spark.evaluation.slices import ITEM_CLASSES, ItemCounts, item_classes, user_labels
 from recsys_spark.models.als import AlsModel
 from recsys_spark.models.als import Config as AlsConfig
 from recsys_spark.models.base import UserBlock
@@ -257,3 +258,39 @@ def test_a_champion_may_know_items_that_the_night_does_not(measured):
 
 def test_results_survive_json(measured):
     assert flat(from_json(to_json(measured[0]))) == flat(measured[0])
+
+
+def test_labels_say_what_a_history_does_not(spark):
+    """A literal table; the run date is day 100, and a day begins with its first second."""
+    day = 86_400
+    rows = [
+        # user, split, seconds
+        (1, "train", 94 * day), (1, "valid", 99 * day), (2, "train", 94 * day - 1), (3, "valid", 71 * day),
+        (3, "test", 0), (4, "gap", 10 * day), (4, "train", 70 * day), (5, "train", 10 * day - 1), (6, "test", 5), (9, "train", 99 * day),
+    ]  # fmt: skip
+    interactions = spark.createDataFrame(rows, "user_id int, split string, timestamp long")
+    trained = spark.createDataFrame([(u,) for u in (1, 2, 4, 5)], "user_id int")
+    often = [(u, f"v{min(u, 31)}") for u in range(1, 33)]
+    attributes = {
+        "device": spark.createDataFrame([(1, "phone"), (4, "tablet")], "user_id int, segment string"),
+        "city": spark.createDataFrame([*often, (100, "v31")], "user_id int, segment string"),
+    }
+    wanted = ["tenure", "user", "activity", "item"]
+    found = user_labels(interactions, trained, attributes, wanted, dt.date(1970, 4, 11))
+    assert {r.user_id: r.labels for r in found.collect()} == {
+        1: ["tenure=0-6 days", "user=warm", "device=phone", "city=v1"],
+        2: ["tenure=7-29 days", "user=warm", "city=v2"],
+        3: ["tenure=7-29 days", "user=cold", "city=v3"],
+        4: ["tenure=90+ days", "user=warm", "device=tablet", "city=v4"],
+        5: ["tenure=90+ days", "user=warm", "city=v5"],
+        9: ["tenure=0-6 days", "user=cold", "city=other"],  # v9 is the last of 31, by users and name
+    }
+    named = user_labels(interactions, trained, {"city": attributes["city"]}, [], dt.date(1970, 4, 11))
+    assert {r.user_id: r.labels for r in named.collect()}[5] == ["city=v5"]
+
+
+def test_the_head_is_the_fewest_items_with_half_of_the_rows():
+    classes = item_classes(np.array([0, 2, 6, 2, 0, 2]))
+    assert [ITEM_CLASSES[c] for c in classes[1:]] == ["tail", "head", "tail", "cold", "tail"]  # 6 of 12
+    assert [ITEM_CLASSES[c] for c in item_classes(np.array([0, 1, 1, 1]))[1:]] == ["head", "head", "tail"]
+    assert not item_classes(np.zeros(3, int)).any()
