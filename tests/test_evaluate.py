@@ -266,7 +266,8 @@ def test_labels_say_what_a_history_does_not(spark):
     rows = [
         # user, split, seconds
         (1, "train", 94 * day), (1, "valid", 99 * day), (2, "train", 94 * day - 1), (3, "valid", 71 * day),
-        (3, "test", 0), (4, "gap", 10 * day), (4, "train", 70 * day), (5, "train", 10 * day - 1), (6, "test", 5), (9, "train", 99 * day),
+        (3, "test", 0), (4, "gap", 10 * day), (4, "train", 70 * day), (5, "train", 10 * day - 1),
+        (6, "test", 5), (9, "train", 99 * day),
     ]  # fmt: skip
     interactions = spark.createDataFrame(rows, "user_id int, split string, timestamp long")
     trained = spark.createDataFrame([(u,) for u in (1, 2, 4, 5)], "user_id int")
