@@ -147,6 +147,7 @@ USER_METRICS = Table(
         ("user_id", _I, "dense user id"),
         ("items", ArrayType(_I), "the model's list, best first"),
         ("metrics", MapType(_S, DoubleType()), "ndcg@10 and so on"),
+        ("slices", MapType(_S, DoubleType()), "NDCG@10 in each slice that the user is measured in"),
         ("squared_error", DoubleType(), "sum over the held-out ratings the model could predict"),
         ("absolute_error", DoubleType(), "the same, of absolute errors"),
         ("rated", _I, "how many those are"),

@@ -83,6 +83,8 @@ def test_there_are_configurations_to_check():
         ({**BASE, "dataset": {"history_length": 4, "sequence_stride": 5}}, "dataset.sequence_stride 5"),
         ({**BASE, "evaluation": {"ks": [10, "20"]}}, "evaluation.ks.1: "),
         ({**BASE, "evaluation": {"confidence": 1}}, "evaluation.confidence: "),
+        ({**BASE, "evaluation": {"slices": ["age"]}}, "evaluation.slices names 'age'"),
+        ({**BASE, "promotion": {"max_gain": 1}}, "promotion.max_gain: "),
         ({**BASE, "spark": {"conf": {"spark.ui.enabled": False}}}, "spark.conf.spark.ui.enabled: "),
         (with_log(max_bad_share=1.01), "log.max_bad_share: "),
         (with_log(path=5), "log.path"),

@@ -110,6 +110,55 @@ def test_runs_and_registry(night):
     assert {v.tags["recsys.model"] for v in versions} == {"popularity", "als", "neumf"}
 
 
+def test_the_decision_is_kept_with_the_version_that_it_is_about(night):
+    root, _, _ = night
+    mlflow = client(root)
+    (promote,) = (
+        r for r in mlflow.search_runs([mlflow.get_experiment_by_name("tiny").experiment_id])
+        if r.data.tags["mlflow.runName"] == "promote"
+    )  # fmt: skip
+    files = {f.path for f in mlflow.list_artifacts(promote.info.run_id, "decision")}
+    assert files == {"decision/decision.json", "decision/decision.md"}
+    with open(mlflow.download_artifacts(promote.info.run_id, "decision/decision.json")) as file:
+        record = json.load(file)
+    assert record["promoted"] == bool(promote.data.metrics["promoted"])
+    assert record["opponent"] == "popularity" and record["difference"]["n"] > 10
+    assert {"ndcg@10", "recall@20", "novelty@10"} <= record["metrics"].keys()
+    assert {name.partition("=")[0] for name in record["slices"]} == {"activity", "tenure", "user", "item"}
+    (decided,) = (
+        v for v in mlflow.search_model_versions("name = 'recsys-tiny'") if v.tags.get("recsys.decision_run")
+    )  # fmt: skip
+    assert decided.tags["recsys.decision_run"] == promote.info.run_id
+    assert str(decided.version) == record["challenger"]["number"]
+    assert decided.tags["recsys.decision"] == record["why"] and decided.description.startswith(f"**{record['why']}**")
+
+
+def test_slices_are_measured_and_the_worst_are_named(night, capfd):
+    root, config, _ = night
+    mlflow = client(root)
+    by_name = {
+        r.data.tags["mlflow.runName"]: r
+        for r in mlflow.search_runs([mlflow.get_experiment_by_name("tiny").experiment_id])
+    }
+    run_id = by_name["evaluate"].info.run_id
+    table = pd.read_json(mlflow.download_artifacts(run_id, "slices.json"), orient="split")
+    assert set(table["model"]) == {"popularity", "als", "neumf"}
+    assert {"item=head", "item=tail", "user=warm"} <= set(table["slice"])
+    assert (table["low"] <= table["ndcg@10"]).all() and (table["ndcg@10"] <= table["high"]).all()
+    assert "Worst slices by ndcg@10" in by_name["evaluate"].data.tags["mlflow.note.content"]
+    arguments = ["--config", str(config), "promotion.min_slice_users=5", "evaluation.slices=[device,activity]"]
+    assert job.run("evaluate", lambda context, _: PIPELINE["evaluate"](context), "", arguments) == 0
+    line = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
+    assert set(line["outputs"]["worst_slices"]) == {"popularity", "als", "neumf"}
+    manifest = json.loads(
+        (
+            root / f"warehouse/tiny/user_metrics/date=2026-01-05/{line['outputs']['user_metrics']}/_manifest.json"
+        ).read_text()
+    )
+    assert {s.partition("=")[0] for s in manifest["slices"]["als"]["test"]} == {"device", "activity"}
+    assert job.run("evaluate", lambda context, _: PIPELINE["evaluate"](context), "", arguments[:2]) == 0  # as it was
+
+
 def test_second_run_publishes_the_identical_table(night):
     root, config, _ = night
     before, pointer = published(root), (root / "warehouse/tiny/recommendations/_current").read_text()

@@ -20,6 +20,7 @@ from recsys_spark.config.log import (
     PrivacyConfig,
 )
 from recsys_spark.config.night import (
+    SLICES,
     EvaluationConfig,
     PromotionConfig,
     PublishConfig,
@@ -33,6 +34,7 @@ from recsys_spark.config.root import Config
 from recsys_spark.config.section import Section
 
 __all__ = [
+    "SLICES",
     "BotsConfig",
     "Config",
     "DatasetConfig",

@@ -11,6 +11,10 @@ from recsys_spark.config.section import Section
 ReaderName = Literal["petastorm", "arrow"]
 
 
+SLICES = ("activity", "tenure", "user", "item")
+"""What users and items can be sliced by without a column of the log."""
+
+
 class SparkConfig(Section):
     """How the one Spark session is built. Flags of `spark-submit` win; `scripts/submit.sh` sets them from these."""
 
@@ -116,6 +120,9 @@ class EvaluationConfig(Section):
     confidence: float = Field(0.95, gt=0, lt=1)
     replicates: int = Field(1_000, ge=100)
     """Bootstrap replicates of every interval."""
+    slices: list[str] = ["activity", "tenure", "user", "item"]
+    """What users and items are sliced by: these, and device, country, or one of `log.attributes`, which read the
+    events once more."""
     folds: int = Field(3, ge=2)
     """Nights of a cross-validation (`jobs/cross_validate.py`)."""
     fold_days: int = Field(1, ge=1)
@@ -127,6 +134,14 @@ class PromotionConfig(Section):
 
     margin: float = Field(0.0, ge=0)
     """The lower bound of the difference in NDCG@10 has to be above this."""
+    max_slice_loss: float | None = Field(None, ge=0)
+    """NDCG@10 that no slice of `evaluation.slices` may surely lose more than; null = slices decide nothing."""
+    min_slice_users: int = Field(100, ge=2)
+    """Slices of fewer users are not judged."""
+    min_coverage_ratio: float | None = Field(None, ge=0)
+    """Least coverage@10 as a share of the opponent's; null = any."""
+    max_gain: float | None = Field(None, gt=1)
+    """An NDCG@10 of more than so many times the opponent's is taken for a leak, and waits for a person; null = any."""
 
 
 class PublishConfig(Section):

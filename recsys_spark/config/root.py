@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from recsys_spark.config.dataset import DatasetConfig
 from recsys_spark.config.log import LogConfig
 from recsys_spark.config.night import (
+    SLICES,
     EvaluationConfig,
     PromotionConfig,
     PublishConfig,
@@ -46,6 +47,10 @@ class Config(Section):
             raise ValueError("dataset.split is 'column' but log.columns maps no 'split'; name the log's column")
         if 10 not in self.evaluation.ks or min(self.evaluation.ks) < 1:
             raise ValueError("evaluation.ks needs 10, and nothing below 1: NDCG@10 decides about promotion")
+        sliceable = (*SLICES, "device", "country", *self.log.attributes)
+        for name in self.evaluation.slices:
+            if name not in sliceable:
+                raise ValueError(f"evaluation.slices names {name!r}; name some of {', '.join(sliceable)}")
         needed = {"user_id", "item_id", "timestamp"}
         if self.log.columns and not needed <= self.log.columns.keys():
             missing = ", ".join(sorted(needed - self.log.columns.keys()))

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _CELLS = 1 << 17  # users x replicates weighted at a time: about 2 MiB of temporaries, which stays in the cache
 
 
@@ -94,6 +94,40 @@ class BootstrapSums:
         low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
         return Interval(self.total / self.n, float(low), float(high), self.n)
 
+    def standard_error(self) -> float:
+        """Return the standard deviation of the replicates' means; NaN with fewer than two replicates that drew anyone.
+
+        >>> bootstrap_sums([0.5, 0.5], [1, 2], replicates=100, seed=7).standard_error()
+        0.0
+        """
+        drawn = self.weight_sum > 0
+        if drawn.sum() < 2:
+            return math.nan
+        return float((self.weighted_sum[drawn] / self.weight_sum[drawn]).std(ddof=1))
+
+
+def ratio_interval(over: BootstrapSums, under: BootstrapSums, confidence: float, root: bool = False) -> Interval:
+    """Interval of the ratio of two sums over the same users, such as errors and ratings, or clicks and impressions.
+
+    Args:
+        root: of the square root of the ratio, as RMSE is of squared errors.
+
+    Returns:
+        The ratio of the totals and its percentile interval; `n` is the total below. NaN where that is 0.
+
+    >>> errors, ratings = (bootstrap_sums(v, [1, 2], replicates=100, seed=7) for v in ([2.0, 4.0], [1.0, 2.0]))
+    >>> ratio_interval(errors, ratings, 0.95)
+    Interval(mean=2.0, low=2.0, high=2.0, n=3)
+    """
+    drawn = under.weighted_sum > 0
+    if not drawn.any():
+        return Interval(math.nan, math.nan, math.nan, 0)
+    ratios = over.weighted_sum[drawn] / under.weighted_sum[drawn]
+    low, high = np.quantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2])
+    found = [over.total / under.total, float(low), float(high)]
+    value, low, high = (math.sqrt(x) for x in found) if root else found
+    return Interval(value, low, high, round(under.total))
+
 
 def splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Mix every bit of a uint64, one to one: the output function of SplitMix64 (Steele, Lea & Flood 2014).
@@ -121,8 +155,8 @@ def poisson_weights(user_ids: ArrayLike, replicates: int, seed: int) -> NDArray[
     True
     """
     salt = splitmix64(np.array([seed % 2**64], np.uint64))
-    state = splitmix64(_ids(user_ids).view(np.uint64) + salt)  # [B]
-    step = np.arange(1, (replicates + 1) // 2 + 1, dtype=np.uint64) * _GOLDEN  # [ceil(R / 2)]
+    state = splitmix64(as_ids(user_ids).view(np.uint64) + salt)  # [B]
+    step = np.arange(1, (replicates + 1) // 2 + 1, dtype=np.uint64) * GOLDEN  # [ceil(R / 2)]
     mixed = splitmix64(state[:, None] + step)
     # Little-endian on every machine: which half is which replicate must not depend on where the partition ran.
     uniform = mixed.astype("<u8", copy=False).view("<u4")[:, :replicates]  # [B, R]
@@ -149,7 +183,7 @@ def bootstrap_sums_by_name(
     """
     if replicates < 1:
         raise ValueError(f"replicates must be at least 1, got {replicates}")
-    users = _ids(user_ids)
+    users = as_ids(user_ids)
     columns = {name: np.asarray(column, np.float64) for name, column in values.items()}
     for name, column in columns.items():
         if column.shape != users.shape or users.ndim != 1:
@@ -187,7 +221,7 @@ def paired_difference(
     return bootstrap_sums(difference, user_ids, replicates, seed).interval(confidence)
 
 
-def _ids(user_ids: ArrayLike) -> NDArray[np.int64]:
+def as_ids(user_ids: ArrayLike) -> NDArray[np.int64]:
     """User ids as int64; a float column (pandas makes one of missing ids) must not be truncated to some other id."""
     ids = np.asarray(user_ids)
     if ids.size and ids.dtype.kind not in "iu":

@@ -10,19 +10,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from recsys_spark.dataset.build import Dataset
+from recsys_spark.config import SLICES
+from recsys_spark.dataset.build import Dataset, training_segments
 from recsys_spark.errors import DataError
-from recsys_spark.evaluation.bootstrap import Interval
-from recsys_spark.evaluation.evaluate import KNOWN_BEFORE, Candidate, Results, compare, from_json, to_json
+from recsys_spark.evaluation.evaluate import KNOWN_BEFORE, Candidate, Results, from_json, to_json
 from recsys_spark.evaluation.evaluate import evaluate as evaluate_candidates
+from recsys_spark.evaluation.results import slice_results
+from recsys_spark.evaluation.slices import ItemCounts, user_labels
 from recsys_spark.log.raw import WHOLE
 from recsys_spark.pipeline.context import Context
 from recsys_spark.schemas import EVENTS, ITEM_IDS, ITEMS, USER_IDS, USER_METRICS
 from recsys_spark.tracking import promotion, registry
 from recsys_spark.tracking.report import comparison, markdown, plot
 from recsys_spark.tracking.runs import TrackedRun, child_run
+from recsys_spark.tracking.slices_report import slice_table, slices_markdown, worst_slices
 from recsys_spark.training.job import Epoch, read_epochs
 from recsys_spark.warehouse import MANIFEST, Version, fingerprint
 
@@ -171,27 +176,57 @@ def measure(context: Context, dataset: Dataset, with_champion: bool = True) -> t
     used = {c.name: c.version for c in candidates}
     settings = (config.evaluation.model_dump(exclude={"folds", "fold_days"}), config.publish.block_users, config.seed)
     name = f"{context.day}-{fingerprint(_METRICS_CODE, dataset.name, used, settings)}"
-    catalogue = context.spark.read.parquet(str(dataset.feed.path / "items")).count()
 
     def build(path: Path) -> dict[str, Any]:
+        catalogue, counts = _item_counts(context, dataset)
         results = evaluate_candidates(
             context.spark, candidates, Path(dataset.histories.data), catalogue, path,
-            config.evaluation, config.publish.block_users, config.seed,
+            config.evaluation, config.publish.block_users, config.seed, _user_labels(context, dataset), counts,
         )  # fmt: skip
+        sliced = slice_results(context.spark.read.parquet(str(path / "data")), config.evaluation, config.seed)
         users = {
             s: max((m[s][promotion.METRIC].n for m in results.values() if s in m), default=0) for s in KNOWN_BEFORE
         }
         if not users["test"]:
             raise DataError(f"no user has anything held out on {context.day}; choose another --date, or dataset.split")
-        return {"table": USER_METRICS.name, "candidates": used, "results": to_json(results), "users": users["test"]}
+        return {
+            "table": USER_METRICS.name, "candidates": used, "results": to_json(results), "slices": to_json(sliced),
+            "users": users["test"],
+        }  # fmt: skip
 
     slot = context.warehouse.slot(USER_METRICS.name, date=context.day)
     version, _ = slot.materialize(name, build, flip=with_champion)
     return version, from_json(version.manifest["results"])
 
 
-def report(context: Context, run: TrackedRun, results: Results) -> None:
-    """Log the figures to the models' runs, and the ranked comparison to this run and the night's."""
+def _item_counts(context: Context, dataset: Dataset) -> tuple[int, ItemCounts]:
+    """Return how many items the feed has, and how many users have each."""
+    items = context.spark.read.parquet(str(dataset.feed.path / "items")).select("item_id", "count").toArrow()
+    users = np.zeros(dataset.feed.manifest["n_items"], np.int64)
+    users[items["item_id"].to_numpy()] = items["count"].to_numpy()
+    return len(items), ItemCounts(users, context.spark.read.parquet(str(dataset.feed.path / "users")).count())
+
+
+def _user_labels(context: Context, dataset: Dataset) -> DataFrame | None:
+    """Return the slices that users are in, but for what their history says; None where none is asked for."""
+    wanted = context.config.evaluation.slices
+    spark, interactions = context.spark, dataset.interactions
+    attributes = {n: training_segments(spark, context.warehouse, interactions, n) for n in wanted if n not in SLICES}
+    if not attributes and not {"tenure", "user"} & set(wanted):
+        return None
+    trained = spark.read.parquet(str(dataset.feed.path / "users"))
+    return user_labels(spark.read.parquet(interactions.data), trained, attributes, wanted, context.day)
+
+
+def worst(context: Context, measured: Version) -> dict[str, list[dict[str, Any]]]:
+    """Name the worst slices of every model that was measured."""
+    found, slices = (from_json(measured.manifest[name]) for name in ("results", "slices"))
+    return worst_slices(slices, found, context.config.promotion.min_slice_users)
+
+
+def report(context: Context, run: TrackedRun, measured: Version) -> None:
+    """Log the figures to the models' runs, and the ranked comparison to this run and the night's; slices to this."""
+    results = from_json(measured.manifest["results"])
     table = comparison(results)
     with tempfile.TemporaryDirectory() as folder:
         csv, picture = Path(folder) / "comparison.csv", Path(folder) / "comparison.png"
@@ -202,6 +237,12 @@ def report(context: Context, run: TrackedRun, results: Results) -> None:
             target.artifact(picture, "comparison")
             target.table(table, "comparison/comparison.json")
             target.describe(markdown(results))
+    named = worst(context, measured)
+    run.table(slice_table(from_json(measured.manifest["slices"])), "slices.json")
+    run.describe(markdown(results) + "\n" + slices_markdown(named))
+    lowest = {name: rows[0] for name, rows in named.items() if rows}
+    run.metrics({f"{name}_worst_slice_{promotion.METRIC}": row[promotion.METRIC] for name, row in lowest.items()})
+    run.tags({f"recsys.worst_slice.{name}": row["slice"] for name, row in lowest.items()})
     for name, splits in results.items():
         figures = {f"{split}_{metric}": i.mean for split, ms in splits.items() for metric, i in ms.items()}
         bounds = splits["test"][promotion.METRIC]
@@ -223,53 +264,3 @@ def results(context: Context) -> Results:
     """Return what the night's evaluation found."""
     slot = context.warehouse.slot(USER_METRICS.name, date=context.day)
     return from_json(slot.require(f"run jobs/evaluate.py --date {context.day} first").manifest["results"])
-
-
-def decide(context: Context, dataset: Dataset) -> tuple[promotion.Decision, registry.Registered | None]:
-    """Choose the challenger on validation, hold it against the champion on test, and act on it.
-
-    Returns:
-        The decision, and the champion after it; None while nothing has beaten popularity.
-    """
-    slot = context.warehouse.slot(USER_METRICS.name, date=context.day)
-    measured = slot.require(f"run jobs/evaluate.py --date {context.day} first")
-    results = from_json(measured.manifest["results"])
-    store, used = context.store, measured.manifest["candidates"]
-    champion = resolve_champion(context, dataset)
-    ours = {n: r for n, r in results.items() if n not in ("popularity", "champion") and "valid" in r}
-    if not ours:
-        return promotion.Decision(False, "no model but popularity was measured on the validation part"), champion
-    best = max(sorted(ours), key=lambda n: ours[n]["valid"][promotion.METRIC].mean)
-    challenger = registry.find(store, used[best])
-    if challenger is None:
-        raise DataError(f"{best} {used[best]} is not registered in {store.uri}; run its training job again")
-    if champion is not None and champion.version == challenger.version:
-        return promotion.Decision(False, f"{best} is champion already"), champion
-    if challenger.rolled_back:
-        return promotion.Decision(False, f"{best} {challenger.version} was rolled back: left as it is"), champion
-    if champion is not None and champion.run_date > challenger.run_date:
-        why = f"the champion is of {champion.run_date}, later than this run of {challenger.run_date}: left as it is"
-        return promotion.Decision(False, why), champion
-    opponent = "popularity"
-    if champion is not None:
-        opponent = next((n for n, v in used.items() if v == champion.version), "")
-        if not opponent:
-            raise DataError(
-                f"the champion {champion.version} was not measured; run jobs/evaluate.py --date {context.day}"
-            )
-    decision = promotion.decide(best, _called(opponent, champion), _difference(context, measured, best, opponent),
-                                context.config.promotion.margin)  # fmt: skip
-    if decision.promoted:
-        promotion.promote(store, challenger, champion)
-        return decision, challenger
-    registry.set_alias(store, registry.CHALLENGER, challenger)
-    return decision, champion
-
-
-def _called(opponent: str, champion: registry.Registered | None) -> str:
-    return f"the champion ({champion.model} of {champion.run_date})" if champion is not None else opponent
-
-
-def _difference(context: Context, measured: Version, a: str, b: str) -> Interval:
-    users = context.spark.read.parquet(measured.data)
-    return compare(users, a, b, promotion.METRIC, context.config.evaluation, context.config.seed)

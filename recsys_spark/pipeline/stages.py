@@ -13,6 +13,7 @@ from recsys_spark.errors import ConfigError
 from recsys_spark.log.catalogue import ingest_items
 from recsys_spark.log.generate import generate_log as generate
 from recsys_spark.log.ingest import ingest as ingest_events
+from recsys_spark.pipeline import decision as deciding
 from recsys_spark.pipeline import log_checks, night, reconciliation
 from recsys_spark.pipeline.context import Context, StageResult
 from recsys_spark.recommendation.publish import publish
@@ -137,11 +138,11 @@ def evaluate(context: Context) -> StageResult:
     """Measure the night's models and the champion on the same held-out users, over the full catalogue."""
     dataset = current_dataset(context.warehouse, context.day)
     with night.stage_run(context, "evaluate") as run:
-        version, results = night.measure(context, dataset)
-        night.report(context, run, results)
+        version, _ = night.measure(context, dataset)
+        night.report(context, run, version)
     return StageResult(
         inputs={"dataset": dataset.name, "models": version.manifest["candidates"]},
-        outputs={"user_metrics": version.name},
+        outputs={"user_metrics": version.name, "worst_slices": night.worst(context, version)},
         counts={"users": version.manifest["users"]},
         metrics=version.manifest["results"],
     )
@@ -151,7 +152,7 @@ def promote(context: Context) -> StageResult:
     """Let the best challenger take the champion's place, if it is surely better."""
     dataset = current_dataset(context.warehouse, context.day)
     with night.stage_run(context, "promote") as run:
-        decision, champion = night.decide(context, dataset)
+        decision, champion = deciding.decide(context, run, dataset)
         run.tags({"recsys.decision": decision.why})
         run.metrics({"promoted": float(decision.promoted)})
         rows = reconciliation.rows_table(night.live_events(context), dataset)
@@ -162,7 +163,11 @@ def promote(context: Context) -> StageResult:
     return StageResult(
         inputs={"dataset": dataset.name},
         outputs={"champion": serving},
-        metrics={"promoted": decision.promoted, "why": decision.why},
+        metrics={
+            "promoted": decision.promoted,
+            "why": decision.why,
+            "failed_checks": [check.name for check in decision.checks if not check.passed],
+        },
     )
 
 

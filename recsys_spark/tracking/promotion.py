@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from recsys_spark.errors import RunError
 from recsys_spark.evaluation.bootstrap import Interval
+from recsys_spark.tracking.guardrails import METRIC, Check
 from recsys_spark.tracking.registry import (
     CHALLENGER,
     CHAMPION,
@@ -17,7 +18,7 @@ from recsys_spark.tracking.registry import (
 )
 from recsys_spark.tracking.store import Store
 
-METRIC = "ndcg@10"
+__all__ = ["METRIC", "Decision", "decide", "promote", "rollback"]
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,14 @@ class Decision:
 
     promoted: bool
     why: str
+    checks: tuple[Check, ...] = ()
+    """What was checked besides, passed or not."""
 
 
-def decide(challenger: str, opponent: str, difference: Interval, margin: float) -> Decision:
-    """Promote if the lower bound of challenger - opponent in NDCG@10 is above the margin.
+def decide(
+    challenger: str, opponent: str, difference: Interval, margin: float, checks: tuple[Check, ...] = ()
+) -> Decision:
+    """Promote if the lower bound of challenger - opponent in NDCG@10 is above the margin, and every check passed.
 
     >>> decide("als", "popularity", Interval(0.02, 0.01, 0.03, 500), 0.0).promoted
     True
@@ -37,9 +42,13 @@ def decide(challenger: str, opponent: str, difference: Interval, margin: float) 
     False
     """
     found = f"{METRIC} {difference.mean:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}] on {difference.n} users"
-    if difference.low > margin:
-        return Decision(True, f"{challenger} beats {opponent}: {found}, lower bound above {margin:g}")
-    return Decision(False, f"{challenger} does not surely beat {opponent}: {found}, lower bound not above {margin:g}")
+    if not difference.low > margin:
+        why = f"{challenger} does not surely beat {opponent}: {found}, lower bound not above {margin:g}"
+        return Decision(False, why, checks)
+    failed = "; ".join(f"promotion.{check.name}: {check.found}" for check in checks if not check.passed)
+    if failed:
+        return Decision(False, f"{challenger} beats {opponent} ({found}) but is held back by {failed}", checks)
+    return Decision(True, f"{challenger} beats {opponent}: {found}, lower bound above {margin:g}", checks)
 
 
 def promote(store: Store, challenger: Registered, champion: Registered | None) -> None:

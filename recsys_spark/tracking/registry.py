@@ -26,6 +26,7 @@ from recsys_spark.tracking.runs import TrackedRun
 from recsys_spark.tracking.store import Store
 
 _ROLLED_BACK = "recsys.rolled_back"
+_DECISION = "recsys.decision"
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the codes of no such model, no such alias
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 
@@ -125,6 +126,13 @@ def set_alias(store: Store, alias: str, registered: Registered) -> None:
 def mark_rolled_back(store: Store, registered: Registered) -> None:
     """Remember that a version was taken from the champion's place."""
     store.client.set_model_version_tag(store.model_name, registered.number, _ROLLED_BACK, "true")
+
+
+def describe_decision(store: Store, registered: Registered, page: str, why: str, run_id: str) -> None:
+    """Write onto a version's page what was decided about it, and in which run the whole record lies."""
+    store.client.update_model_version(store.model_name, registered.number, page)
+    for tag, value in ((_DECISION, why), (f"{_DECISION}_run", run_id)):
+        store.client.set_model_version_tag(store.model_name, registered.number, tag, value)
 
 
 def fetch(store: Store, registered: Registered, folder: Path) -> Path:

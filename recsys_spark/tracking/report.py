@@ -19,9 +19,9 @@ def comparison(results: Results, split: str = "test") -> pd.DataFrame:
         row: dict[str, object] = {"model": model}
         for metric, interval in splits.get(split, {}).items():
             row[metric] = interval.mean
-            if interval.low == interval.low:  # coverage and rating errors have no interval
+            if interval.low == interval.low:  # too few users for one
                 row[f"{metric} low"], row[f"{metric} high"] = interval.low, interval.high
-                row["users"] = interval.n
+        row["users"] = splits[split][METRIC].n if METRIC in splits.get(split, {}) else 0
         rows.append(row)
     table = pd.DataFrame(rows).sort_values([METRIC, "model"], ascending=[False, True], ignore_index=True)
     first = ["model", METRIC, f"{METRIC} low", f"{METRIC} high", "users"]

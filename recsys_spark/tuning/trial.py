@@ -28,7 +28,7 @@ from recsys_spark.warehouse import Warehouse, fingerprint
 Report = Callable[[int, float], None]
 """Takes an epoch and its validation NDCG@10; raises `StopTraining` where the trial is not worth another one."""
 
-_CODE = ("training/validate.py", "evaluation/metrics.py", "recommendation/select.py", "models/base.py")
+_CODE = ("training/validate.py", "evaluation/metrics", "recommendation/select.py", "models/base.py")
 
 
 @dataclass(frozen=True)
