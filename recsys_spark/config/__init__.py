@@ -29,6 +29,7 @@ from recsys_spark.config.night import (
     TrainConfig,
     TuneConfig,
 )
+from recsys_spark.config.operations import ExpiryConfig, ObservabilityConfig
 from recsys_spark.config.root import Config
 from recsys_spark.config.section import Section
 
@@ -39,12 +40,14 @@ __all__ = [
     "DirtConfig",
     "EvaluationConfig",
     "EventTypeConfig",
+    "ExpiryConfig",
     "FileConfig",
     "GatesConfig",
     "GeneratorConfig",
     "ItemsConfig",
     "Limit",
     "LogConfig",
+    "ObservabilityConfig",
     "PersonalColumn",
     "PrivacyConfig",
     "PromotionConfig",

@@ -17,6 +17,7 @@ from recsys_spark.config.night import (
     TrainConfig,
     TuneConfig,
 )
+from recsys_spark.config.operations import ExpiryConfig, ObservabilityConfig
 from recsys_spark.config.section import Section
 
 
@@ -38,6 +39,8 @@ class Config(Section):
     promotion: PromotionConfig = PromotionConfig()
     publish: PublishConfig = PublishConfig()
     tracking: TrackingConfig = TrackingConfig()
+    expiry: ExpiryConfig = ExpiryConfig()
+    observability: ObservabilityConfig = ObservabilityConfig()
     spark: SparkConfig = SparkConfig()
 
     @model_validator(mode="after")

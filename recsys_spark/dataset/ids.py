@@ -105,7 +105,10 @@ def _append(
                 break
             salt += 1  # two raw ids share a key: one chance in 10,000 for 60 million of them
         previous = current.name if current else None
-        return {"table": table.name, "rows": offset + count, "appended": count, "previous": previous, "salt": salt}
+        return {
+            "table": table.name, "rows": offset + count, "appended": count, "previous": previous, "salt": salt,
+            "parents": [f"{table.name}/{previous}"] if previous else [],
+        }  # fmt: skip
 
     version, built = slot.materialize(f"v{number:06d}", build, flip=False)
     with exclusive(slot.path):  # the pointer only ever goes forward, also where a killed run left it behind

@@ -120,13 +120,15 @@ def serving(context: Context, dataset: Dataset) -> Version:
     spark, warehouse = context.spark, context.warehouse
 
     def build(path: Path) -> dict[str, Any]:
-        users, items = (spark.read.parquet(warehouse.slot(t.name).require("").data) for t in (USER_IDS, ITEM_IDS))
+        dictionaries = [warehouse.slot(t.name).require("run jobs/build_dataset.py first") for t in (USER_IDS, ITEM_IDS)]
+        users, items = (spark.read.parquet(version.data) for version in dictionaries)
         known = spark.read.parquet(dataset.histories.data).where("known = 'test'")
         columns = [F.col("user_id").alias("id"), "items", "weights", "ratings"]
         rows = known.select(columns).join(users, "id").sort("id")
         rows.coalesce(1).write.parquet(str(path / "users"))
         items.sort("id").coalesce(1).write.parquet(str(path / "items"))
-        return {"table": "serving", "histories": dataset.histories.name}
+        parents = warehouse.parents(dataset.histories, *dictionaries)
+        return {"table": "serving", "histories": dataset.histories.name, **parents}
 
     name = f"{dataset.name}-{fingerprint(('pipeline/night.py',))}"
     return warehouse.slot("serving", date=context.day).materialize(name, build)[0]
@@ -168,7 +170,11 @@ def measure(context: Context, dataset: Dataset, with_champion: bool = True) -> t
         }
         if not users["test"]:
             raise DataError(f"no user has anything held out on {context.day}; choose another --date, or dataset.split")
-        return {"table": USER_METRICS.name, "candidates": used, "results": to_json(results), "users": users["test"]}
+        parents = context.warehouse.parents(dataset.histories, *(c.path for c in candidates))
+        return {
+            "table": USER_METRICS.name, "candidates": used, "results": to_json(results), "users": users["test"],
+            **parents,
+        }  # fmt: skip
 
     slot = context.warehouse.slot(USER_METRICS.name, date=context.day)
     version, _ = slot.materialize(name, build, flip=with_champion)

@@ -59,6 +59,7 @@ def _nightly(context: Context) -> StageResult:
             METRIC: {model: splits["test"][METRIC]["mean"] for model, splits in done["evaluate"].metrics.items()},
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
         },
+        stages={name: (result, seconds[name]) for name, result in done.items()},
     )
 
 

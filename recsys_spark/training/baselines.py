@@ -68,6 +68,7 @@ def train_baseline(
         shutil.rmtree(scratch)
         return {
             "model": name, "config": settings.model_dump(), "dataset": dataset.name, "inputs": inputs,
+            **warehouse.parents(dataset.interactions, *used.values()),
             "item_ids": _item_ids(warehouse, dataset), "steps": steps, "seconds": time.perf_counter() - start,
         }  # fmt: skip
 
