@@ -29,7 +29,7 @@ from recsys_spark.config.night import (
     TrainConfig,
     TuneConfig,
 )
-from recsys_spark.config.operations import ExpiryConfig, ObservabilityConfig
+from recsys_spark.config.operations import ExpiryConfig, ExportConfig, ObservabilityConfig
 from recsys_spark.config.root import Config
 from recsys_spark.config.section import Section
 
@@ -41,6 +41,7 @@ __all__ = [
     "EvaluationConfig",
     "EventTypeConfig",
     "ExpiryConfig",
+    "ExportConfig",
     "FileConfig",
     "GatesConfig",
     "GeneratorConfig",

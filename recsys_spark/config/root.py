@@ -17,7 +17,7 @@ from recsys_spark.config.night import (
     TrainConfig,
     TuneConfig,
 )
-from recsys_spark.config.operations import ExpiryConfig, ObservabilityConfig
+from recsys_spark.config.operations import ExpiryConfig, ExportConfig, ObservabilityConfig
 from recsys_spark.config.section import Section
 
 
@@ -39,6 +39,7 @@ class Config(Section):
     promotion: PromotionConfig = PromotionConfig()
     publish: PublishConfig = PublishConfig()
     tracking: TrackingConfig = TrackingConfig()
+    export: ExportConfig = ExportConfig()
     expiry: ExpiryConfig = ExpiryConfig()
     observability: ObservabilityConfig = ObservabilityConfig()
     spark: SparkConfig = SparkConfig()
