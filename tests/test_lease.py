@@ -42,15 +42,15 @@ def test_a_second_run_is_told_who_has_it(tmp_path, holder):
     assert str(holder.pid) in message and "\n" not in message and isinstance(error.value, RunError)
     with lease(tmp_path, "ingest", "2026-01-06"), lease(tmp_path, "recommend", "2026-01-05"):
         pass  # other dates and other jobs are free
-    with lease(tmp_path, "ingest", None):
-        pass
+    with lease(tmp_path, "ingest", None), lease(tmp_path, "ingest", "2026-01-05", ["seed=43"]):
+        pass  # and so are other commands of the job
 
 
 def test_it_dies_with_its_process_however_that_dies(tmp_path, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait(30)
     with lease(tmp_path, "ingest", "2026-01-05"):
-        assert "pid" in (tmp_path / LEASES / "ingest-2026-01-05").read_text()
+        assert "pid" in (next((tmp_path / LEASES).iterdir())).read_text()
 
 
 def test_a_patient_run_goes_on_when_the_first_one_ends(tmp_path, holder):

@@ -45,9 +45,8 @@ def _export(connection: Any, version: Version, name: str, view: str, keep: int) 
     from psycopg import sql
 
     table = f"{view}_{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-    key = int.from_bytes(hashlib.sha256(view.encode()).digest()[:8], "big", signed=True)
     with connection.cursor() as cursor:
-        if not cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", (key,)).fetchone()[0]:
+        if not cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", (lock_key(view),)).fetchone()[0]:
             raise RunError(f"export.postgres: another export is writing {view}; wait for it to end")
         standing = table in _tables(cursor, view)
         rows = 0
@@ -70,6 +69,11 @@ def _export(connection: Any, version: Version, name: str, view: str, keep: int) 
         for old in gone:
             cursor.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(old)))
     return {"where": table, "reused": standing, "rows": rows, "deleted": gone}
+
+
+def lock_key(view: str) -> int:
+    """Return the number of the advisory lock that an export to a view holds."""
+    return int.from_bytes(hashlib.sha256(view.encode()).digest()[:8], "big", signed=True)
 
 
 def _tables(cursor: Any, view: str) -> list[str]:

@@ -28,7 +28,7 @@ last line:  one JSON object with stage, run_date, inputs, outputs, counts, metri
 exit code:  0 done; 2 bad configuration; 3 bad data; 1 anything else. Whatever happens, what was
             published before stays published, and the same command can be run again.
 """
-_WAIT = "how long to wait where this job is running for the same date already; default: not at all, exit code 1"
+_WAIT = "how long to wait where this very command is running already; default: not at all, exit code 1"
 
 
 def main(name: str, stage: Callable[[Context], StageResult], about: str, argv: list[str] | None = None) -> None:
@@ -59,7 +59,7 @@ def run(
         options: further options with a value, each of which may be given several times, with their help.
         verbs: what this job may be asked to do, with their help; it has to be asked for one of them.
         alone: the stage keeps all other jobs out by itself, as an erasure does; any other runs beside its like.
-        leased: no second run of the job for the same date beside this one.
+        leased: no second run of the same command beside this one.
     """
     parser = argparse.ArgumentParser(
         name + ".py", description=about, epilog=_CONTRACT, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -87,7 +87,7 @@ def run(
             if _is_first():
                 held.enter_context(watch.follow(context))
             if leased and _is_first():
-                held.enter_context(lease(context.warehouse.root, name, args.date, args.wait))
+                held.enter_context(lease(context.warehouse.root, name, args.date, _command(args), args.wait))
             if not alone:
                 held.enter_context(no_erasure(context))
             result = stage(context, args)
@@ -104,6 +104,11 @@ def run(
         watch.done(result, line, seconds)
         print(line, flush=True)
     return 0
+
+
+def _command(args: argparse.Namespace) -> list[str]:
+    """Return what tells a command from another of the same job and date; how long it waits does not."""
+    return sorted(f"{key}={value}" for key, value in vars(args).items() if key not in ("wait", "date", "config"))
 
 
 def _context(name: str, args: argparse.Namespace) -> Context:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import fcntl
+import hashlib
 import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -53,14 +54,16 @@ def in_turn(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def lease(root: Path, job: str, date: str | None, patience: float = 0.0) -> Iterator[None]:
-    """Hold the lease of a job and its date: a scheduler that tries again finds the first run, and starts no second.
+def lease(root: Path, job: str, date: str | None, command: Sequence[str] = (), patience: float = 0.0) -> Iterator[None]:
+    """Hold the lease of a job's command: a scheduler that tries again finds the first run, and starts no second.
 
     The scheduler may believe a run dead that lives on, as where its worker was killed and `spark-submit` was not. The
     lease is a lock of the job's own process, so it is free when, and only when, that process is gone.
 
     Args:
-        date: the run date as given; jobs without one share a lease.
+        date: the run date as given.
+        command: what else tells this command from another of the job, such as its overrides: searches of two models
+            may run beside each other.
         patience: seconds to wait for the other run, and then go on; it has done the work by then, or left it.
 
     Raises:
@@ -68,7 +71,7 @@ def lease(root: Path, job: str, date: str | None, patience: float = 0.0) -> Iter
     """
     folder = root.absolute() / LEASES
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{job}-{date or 'undated'}"
+    path = folder / f"{job}-{date or 'undated'}-{hashlib.sha256(json.dumps(command).encode()).hexdigest()[:12]}"
     end = time.monotonic() + patience
     with open(path, "a+", encoding="utf-8") as held:
         while True:
