@@ -110,6 +110,13 @@ def test_after_an_erasure_the_same_table_is_another_export(house):
     assert export_name(house, version) == f"{version.name}-without-2"
 
 
+def test_what_was_exported_before_an_erasure_goes_whatever_is_to_be_kept(house, tmp_path):
+    for name in ("a", "b", "a-without-2", "b-without-2", "b-without-10"):
+        done = to_jsonl(publish(house, 1), name, tmp_path / "lists", keep=9)
+    assert done["deleted"] == ["a-without-2", "b-without-2"]
+    assert [v.name for v in Slot(tmp_path / "lists").versions()] == ["b-without-10"]
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
@@ -197,6 +204,9 @@ def test_redis_switches_in_one_step(house, monkeypatch):
         assert not list(client.scan_iter("recommendations:tiny:2026-01-01*")), "the oldest is gone"
         assert len(list(client.scan_iter("*"))) == 2 * 3_000 + 2
         assert hand_over(2)["reused"] and lists() == two, "and back, writing nothing"
+        erased = to_redis(publish(house, 2), "v2-without-1", address, "recommendations:tiny", keep=9)
+        assert len(erased["deleted"]) == 2 and len(list(client.scan_iter("*"))) == 3_000 + 2
+        hand_over(2)
 
         client.set("recommendations:tiny:writing", "somebody else")
         with pytest.raises(RunError, match="another export is writing"):
@@ -239,6 +249,8 @@ def test_postgres_switches_in_one_transaction(house):
         tables = "SELECT count(*) FROM pg_tables WHERE tablename LIKE 'recommendations_%'"
         assert reader.execute(tables).fetchone() == (2,)
         assert hand_over(2)["reused"] and lists() == two
+        erased = to_postgres(publish(house, 2), "v2-without-1", address, "recommendations", keep=9)
+        assert len(erased["deleted"]) == 2 and reader.execute(tables).fetchone() == (1,) and lists() == two
 
         with psycopg.connect(address) as other:  # an export that is under way
             other.execute("SELECT pg_advisory_xact_lock(%s)", (lock_key("recommendations"),))

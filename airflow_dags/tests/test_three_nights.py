@@ -20,7 +20,8 @@ from night import published, write_config  # noqa: E402
 
 DAYS = ("2026-01-05", "2026-01-06", "2026-01-07")
 NEXT = {"2026-01-05": "2026-01-06", "2026-01-06": "2026-01-07", "2026-01-07": "2026-01-08"}
-GENERATED = "generate: {users: 120, items: 60, days: 7, events: 9000}"
+# 2026-01-05 is a Monday, and so small a log that it looks like a loss of events after a weekend
+GENERATED = "generate: {users: 120, items: 60, days: 7, events: 9000}\n  gates: {volume_drop: {warn: null, stop: null}}"
 
 
 def run(config: Path, *command: str) -> str:

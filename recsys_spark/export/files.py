@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from recsys_spark.export.lists import files_of, lists_of
+from recsys_spark.export.lists import files_of, lists_of, outdated
 from recsys_spark.warehouse import Slot, Version
 
 
@@ -52,4 +52,8 @@ def _switch(folder: Path, name: str, build: Any, keep: int) -> dict[str, Any]:
     slot = Slot(Path(os.path.abspath(folder)))
     made, new = slot.materialize(name, build)
     gone = slot.expire(keep)
+    for old in slot.versions():
+        if outdated(old.name, name):
+            slot.remove(old)
+            gone.append(old.name)
     return {"where": str(made.path), "reused": not new, "deleted": gone}

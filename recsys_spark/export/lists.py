@@ -14,6 +14,7 @@ from recsys_spark.log.suppression import erased_count
 from recsys_spark.warehouse import Version, Warehouse
 
 _COLUMNS = ("user_id", "rank", "item_id", "score", "model", "run_date")
+_WITHOUT = "-without-"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,20 @@ def export_name(warehouse: Warehouse, version: Version) -> str:
     An erasure takes people out of a published version that keeps its name; exported again, it is to be another one.
     """
     erased = erased_count(warehouse)
-    return f"{version.name}-without-{erased}" if erased else version.name
+    return f"{version.name}{_WITHOUT}{erased}" if erased else version.name
+
+
+def outdated(name: str, live: str) -> bool:
+    """Whether an exported version holds people who were erased before the live one was made.
+
+    >>> outdated("2026-01-01-a", "2026-01-02-b-without-3"), outdated("2026-01-01-a", "2026-01-02-b")
+    (True, False)
+    """
+    return _erased(name) < _erased(live)
+
+
+def _erased(name: str) -> int:
+    return int(name.rpartition(_WITHOUT)[2]) if _WITHOUT in name else 0
 
 
 def files_of(version: Version) -> list[Path]:

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from recsys_spark.errors import RunError
-from recsys_spark.export.lists import files_of
+from recsys_spark.export.lists import files_of, outdated
 from recsys_spark.warehouse import Version
 
 _COLUMNS = ("user_id", "rank", "item_id", "score", "model", "run_date")
@@ -48,7 +48,7 @@ def _export(connection: Any, version: Version, name: str, view: str, keep: int) 
     with connection.cursor() as cursor:
         if not cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", (lock_key(view),)).fetchone()[0]:
             raise RunError(f"export.postgres: another export is writing {view}; wait for it to end")
-        standing = table in _tables(cursor, view)
+        standing = table in _tables(cursor, view).values()
         rows = 0
         if not standing:
             cursor.execute(sql.SQL("CREATE TABLE {} ({})").format(sql.Identifier(table), sql.SQL(_DEFINITION)))
@@ -65,7 +65,8 @@ def _export(connection: Any, version: Version, name: str, view: str, keep: int) 
                 sql.Identifier(view), sql.SQL(", ").join(map(sql.Identifier, _COLUMNS)), sql.Identifier(table)
             )
         )
-        gone = _tables(cursor, view)[:-keep]
+        there = _tables(cursor, view)
+        gone = [t for called, t in there.items() if t in [*there.values()][:-keep] or outdated(called, name)]
         for old in gone:
             cursor.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(old)))
     return {"where": table, "reused": standing, "rows": rows, "deleted": gone}
@@ -76,15 +77,16 @@ def lock_key(view: str) -> int:
     return int.from_bytes(hashlib.sha256(view.encode()).digest()[:8], "big", signed=True)
 
 
-def _tables(cursor: Any, view: str) -> list[str]:
-    """Return the tables of versions, the one that went live first coming first."""
+def _tables(cursor: Any, view: str) -> dict[str, str]:
+    """Return the tables of versions by the versions' names, the one that went live first coming first."""
     found = cursor.execute(
-        "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "SELECT c.relname, obj_description(c.oid, 'pg_class') "
+        "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
         "WHERE n.nspname = current_schema() AND c.relkind = 'r' AND c.relname ~ %s "
         "ORDER BY obj_description(c.oid, 'pg_class') NULLS FIRST",
         (f"^{view}_[0-9a-f]{{12}}$",),
     ).fetchall()
-    return [row[0] for row in found]
+    return {comment.partition(" ")[2]: table for table, comment in found if comment}
 
 
 def _copy(cursor: Any, version: Version, table: str) -> int:

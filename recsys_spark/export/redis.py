@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from recsys_spark.errors import RunError
-from recsys_spark.export.lists import UserList, files_of, lists_of
+from recsys_spark.export.lists import UserList, files_of, lists_of, outdated
 from recsys_spark.warehouse import Version
 
 _BATCH = 1_000
@@ -66,7 +66,8 @@ def _export(client: Any, version: Version, name: str, prefix: str, keep: int) ->
             pipe.set(f"{prefix}:current", name)
             pipe.zadd(versions, {name: time.time()})
             pipe.execute()
-        gone = client.zrange(versions, 0, -keep - 1)
+        there = client.zrange(versions, 0, -1)
+        gone = [old for old in there if old in there[:-keep] or outdated(old, name)]
         for old in gone:
             client.zrem(versions, old)  # first, so that nobody switches back to what is half deleted
             _delete(client, f"{prefix}:{old}:user:*")
