@@ -68,6 +68,10 @@ def postgres() -> Iterator[str]:
     process = subprocess.Popen([*command, "-k", str(folder), "-F"], cwd=folder, **quiet, **who)
     try:
         wait_for(port, process)
+        ready = [program("pg_isready", "postgresql"), "-h", "127.0.0.1", "-p", str(port), "-q"]
+        while subprocess.run(ready).returncode:  # it listens before it lets anybody in
+            assert process.poll() is None, "the server did not start"
+            time.sleep(0.05)
         yield f"postgresql://me@127.0.0.1:{port}/postgres"
     finally:
         process.send_signal(2)  # fast: does not wait for clients

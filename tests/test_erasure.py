@@ -319,7 +319,8 @@ def test_jobs_run_beside_each_other_and_never_beside_an_erasure(made, monkeypatc
 
     def beside(name, result):
         """Start a job that only notes that it ran, and an erasure."""
-        codes[name] = run(lambda *_: StageResult(), config, f"seed={len(codes) + 43}"), erase(config, "u0000001", overrides=FAST)
+        other = f"seed={len(codes) + 43}"  # the same command is not run beside itself
+        codes[name] = run(lambda *_: StageResult(), config, other), erase(config, "u0000001", overrides=FAST)
         return result
 
     assert run(lambda *_: beside("a job", StageResult()), config)[0] == 0
