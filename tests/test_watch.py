@@ -130,13 +130,20 @@ def test_no_secret_in_anything_that_is_written(watched, tmp_path, capfd):
         print(f"password={SECRET}", file=sys.stderr)
         raise DataError(f"redis://:{SECRET}@cache refused {SECRET}; mend export.redis")
 
+    def broken(context):
+        raise ValueError(f"cannot log in with password={SECRET}")
+
     def counted(context):
         return StageResult(metrics={"why": f"token={SECRET}"}, outputs={"url": f"redis://x:{SECRET}@cache"})
 
     assert run(leaky, config, *arguments) == 3
+    assert run(broken, config, *arguments) == 1
     assert run(counted, config, *arguments) == 0
-    line = next(line for line in capfd.readouterr().err.splitlines() if line.startswith("error"))
+    said = capfd.readouterr()
+    line = next(line for line in said.err.splitlines() if line.startswith("error"))
     assert SECRET not in line and "redis://:***@cache refused ***" in line
+    after = said.err.partition("Traceback")[2]
+    assert SECRET not in after and "cannot log in" in after and SECRET not in said.out
     written = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert len(written) > 4 and [p for p in written if SECRET.encode() in p.read_bytes()] == []
 

@@ -16,7 +16,7 @@ from recsys_spark import models
 from recsys_spark.config import load_config, parse_date
 from recsys_spark.errors import UserError
 from recsys_spark.pipeline.context import Context, StageResult
-from recsys_spark.pipeline.redaction import redacted
+from recsys_spark.pipeline.redaction import redacted, without_secrets
 from recsys_spark.pipeline.watch import Watch
 from recsys_spark.warehouse import ERASING, shared
 from recsys_spark.warehouse.locks import lease
@@ -96,7 +96,8 @@ def run(
     except KeyboardInterrupt:
         return watch.failed(1, "interrupted; run the same command again to go on")
     except Exception as error:
-        traceback.print_exc()  # not the user's to mend, so whoever is must see where it was
+        # not the user's to mend, so whoever is must see where it was
+        print(without_secrets(traceback.format_exc()), end="", file=sys.stderr)
         return watch.failed(1, f"{name}: {_cause(error)}")
     if _is_first():
         seconds = time.perf_counter() - start
