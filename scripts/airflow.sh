@@ -76,9 +76,13 @@ start() {
     local users="$AIRFLOW_HOME/simple_auth_manager_passwords.json.generated"
     if port_in_use "$port"; then fail "port $port is in use; choose another: make airflow PORT=$((port + 1))"; fi
     scripts/preflight.sh --java
-    airflow standalone >"$AIRFLOW_HOME/standalone.log" 2>&1 &
-    local pid=$!
-    trap 'kill "$pid" 2>/dev/null; wait "$pid" 2>/dev/null || true' EXIT INT TERM
+    # In a process group of its own, because it leaves its parts behind when it is told to end.
+    set -m
+    airflow standalone >"$AIRFLOW_HOME/standalone.log" 2>&1 </dev/null &
+    pid=$!
+    set +m
+    trap 'kill -- "-$pid" 2>/dev/null; wait "$pid" 2>/dev/null || true' EXIT
+    trap 'exit 0' INT TERM
     until port_in_use "$port" && [ -s "$users" ]; do
         kill -0 "$pid" 2>/dev/null || { tail -n 20 "$AIRFLOW_HOME/standalone.log" >&2; fail "it did not start"; }
         sleep 1
