@@ -181,3 +181,23 @@ def test_gates_are_numbers():
     samples = prometheus.of_stage("d", "check_log", {}, {"events": 10.0, "nulls/user_id": None}, 1.0)
     assert ("recsys_gate_value", {"dataset": "d", "gate": "events"}, 10.0) in samples and len(samples) == 2
     assert [value for *_, value in prometheus.of_gates("d", ["a", "b"], ["b"])] == [0.0, 1.0]
+
+
+def test_a_command_is_not_run_beside_itself(watched, tmp_path, capfd):
+    config, arguments = watched
+    codes = {}
+
+    def nested(context):
+        codes["same"] = run(good, config, *arguments)
+        codes["patient"] = run(good, config, *arguments, "--wait", "0.3")
+        codes["other date"] = run(good, config, *arguments[2:], "--date", "2026-01-06")
+        codes["other override"] = run(good, config, *arguments, "publish.k=7")
+        return StageResult()
+
+    assert run(nested, config, *arguments) == 0
+    assert codes == {"same": 1, "patient": 1, "other date": 0, "other override": 0}
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error")]
+    assert len(lines) == 2 and all(
+        "recommend of 2026-01-05: another run of it is alive (process" in one for one in lines
+    )
+    assert run(good, config, *arguments) == 0
