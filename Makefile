@@ -7,7 +7,7 @@ RUN := scripts/with_env.sh
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup nightly generate-log test test-all lint format ui data cluster cluster-stop bench clean
+.PHONY: help setup nightly generate-log test test-all lint format airflow test-airflow ui data cluster cluster-stop bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-zA-Z%-]+:.*## / { sub("%", "NAME", $$1); printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,12 @@ lint: setup  ## ruff, mypy and the import contract
 format: setup  ## let ruff put the code into shape
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
+
+airflow: setup  ## Airflow on the loopback interface with the DAGs; prints the login (PORT=8080, MASTER=, RECSYS_CONFIG=)
+	@scripts/airflow.sh start
+
+test-airflow: setup  ## the DAGs' tests in Airflow's own environment, with nights run by it (ARGS= of pytest)
+	@scripts/airflow.sh test $(ARGS)
 
 ui: setup  ## the MLflow UI on the runs of this checkout (PORT=5000)
 	@$(RUN) python scripts/ui.py --port $(or $(PORT),5000)

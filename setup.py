@@ -48,6 +48,8 @@ setup(
         "optuna>=4",
         "matplotlib>=3.8",
         "psutil>=5.9",
+        "redis>=5",
+        "psycopg[binary]>=3.2",
     ],
     # Not a plain requirement: it has no wheels, needs torch and cmake<4 installed beforehand and a
     # compiler that is told -std=c++17, which pip cannot be asked for. `make setup` does all that.

@@ -35,11 +35,16 @@ spark: {{master: "local[2]", driver_memory: 2g, shuffle_partitions: 2}}
 """
 
 
-def write_config(root: Path) -> Path:
-    """Write the tiny night's configuration into a folder, which is also where everything of it goes."""
+def write_config(root: Path, **more: str) -> Path:
+    """Write the tiny night's configuration into a folder, which is also where everything of it goes.
+
+    Args:
+        more: sections that it lacks, as YAML of one line.
+    """
     root.mkdir(parents=True, exist_ok=True)
     path = root / "tiny.yaml"
-    path.write_text(CONFIG.format(root=root), encoding="utf-8")
+    sections = "".join(f"{name}: {value}\n" for name, value in more.items())
+    path.write_text(CONFIG.format(root=root) + sections, encoding="utf-8")
     return path
 
 

@@ -114,7 +114,7 @@ def test_a_champion_of_another_warehouse_is_none_and_says_so(night, fit, capfd):
     made = registry.find(context.store, fit("ease").name)
     registry.set_alias(context.store, registry.CHAMPION, made)
     assert resolve_champion(context, dataset) == made and capfd.readouterr().err == ""
-    context.store.client.set_model_version_tag(context.store.model_name, made.number, "recsys.lineage", "a-b")
+    context.store.client.set_model_version_tag(context.store.model_name, made.number, "recsys.id_space", "a-b")
     assert resolve_champion(context, dataset) is None
     assert "the champion (ease of 2026-01-08) was trained on the ids of another warehouse" in capfd.readouterr().err
 
@@ -131,7 +131,7 @@ def test_a_warm_start_is_from_the_night_before_and_of_the_same_dictionary(spark,
     assert used["previous"].name == version.name
     manifest = before / version.name / MANIFEST
     entries = json.loads(manifest.read_text())
-    entries["lineage"] = "those of a warehouse that is no more"
+    entries["id_space"] = "those of a warehouse that is no more"
     manifest.write_text(json.dumps(entries))
     other, used = baseline_version(context.warehouse, config, dataset, "als")
     assert used == {"previous": None} and other != name

@@ -152,6 +152,7 @@ def test_the_dag_compiles_and_names_the_jobs_of_a_night():
     )
     assert [*jobs] == [
         "ingest", "check_log", "build_dataset", "train_baseline", "train_deep", "evaluate", "promote", "recommend",
+        "export",
     ]  # fmt: skip
     assert {*jobs} <= {job.stem for job in JOBS}
 

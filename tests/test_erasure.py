@@ -40,6 +40,7 @@ from recsys_spark.pipeline.context import StageResult
 from recsys_spark.pipeline.nightly import nightly
 from recsys_spark.tracking.store import open_store
 from recsys_spark.warehouse import ERASING, MANIFEST, Warehouse, exclusive
+from recsys_spark.warehouse.contents import faults
 
 FAST = ("train.deep=[]", "train.baselines=[popularity]", "evaluation.replicates=100")
 
@@ -198,7 +199,12 @@ def belongs(path, table, row, person, dense):
 
 
 def check_manifests(warehouse):
-    """The counts in every manifest are those of the files."""
+    """The counts in every manifest are those of the files, and so are the checksums."""
+    versions = [version for slot in warehouse.slots() for version in slot.versions()]
+    assert len(versions) > 10
+    for version in versions:
+        assert faults(version.path, version.manifest["contents"]) == [], version.path
+    assert not list(warehouse.root.rglob(".becomes-*"))
     for path in warehouse.root.glob("*/*/*/" + MANIFEST):
         manifest, folder = json.loads(path.read_text()), path.parent
         rows = {f.name: len(pq.read_table(f)) for f in folder.glob("data/*.parquet")}
@@ -319,7 +325,8 @@ def test_jobs_run_beside_each_other_and_never_beside_an_erasure(made, monkeypatc
 
     def beside(name, result):
         """Start a job that only notes that it ran, and an erasure."""
-        codes[name] = run(lambda *_: StageResult(), config), erase(config, "u0000001", overrides=FAST)
+        other = f"seed={len(codes) + 43}"  # the same command is not run beside itself
+        codes[name] = run(lambda *_: StageResult(), config, other), erase(config, "u0000001", overrides=FAST)
         return result
 
     assert run(lambda *_: beside("a job", StageResult()), config)[0] == 0

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from recsys_spark import warehouse as module
 from recsys_spark.errors import DataError, RunError
-from recsys_spark.warehouse import MANIFEST, Busy, Slot, Warehouse, exclusive, fingerprint
+from recsys_spark.warehouse import MANIFEST, Busy, Slot, Warehouse, exclusive, fingerprint, fingerprints, locks, pointer
 
 WRITER = """
 import sys, time
@@ -210,7 +209,7 @@ def test_a_flip_that_does_not_come_through_keeps_the_old_pointer(slot, monkeypat
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.os, "replace", full)
+        patch.setattr(pointer.os, "replace", full)
         with pytest.raises(OSError, match="no space"):
             slot.flip(second)
     assert slot.current().name == "v1"
@@ -255,7 +254,7 @@ def test_the_fingerprint_changes_with_inputs_and_with_code(tmp_path):
     (code / "a.py").write_text("x = 1")
 
     def of(*parts: object) -> str:
-        module._source_hash.cache_clear()
+        fingerprints._source_hash.cache_clear()
         return fingerprint((str(code),), *parts)
 
     first = of({"k": 1, "j": 2}, ["v1"])
@@ -281,7 +280,7 @@ def test_a_lock_whose_folder_goes_while_it_is_opened_is_taken_anew(tmp_path, mon
         opened.append(path)
         return file
 
-    monkeypatch.setattr(module, "open", open_late, raising=False)
+    monkeypatch.setattr(locks, "open", open_late, raising=False)
     with exclusive(folder):
         assert len(opened) == 2 and (folder / ".lock").exists()
         with pytest.raises(Busy), exclusive(folder):

@@ -30,6 +30,7 @@ from recsys_spark.config.night import (
     TrainConfig,
     TuneConfig,
 )
+from recsys_spark.config.operations import ExpiryConfig, ExportConfig, ObservabilityConfig
 from recsys_spark.config.root import Config
 from recsys_spark.config.section import Section
 
@@ -41,12 +42,15 @@ __all__ = [
     "DirtConfig",
     "EvaluationConfig",
     "EventTypeConfig",
+    "ExpiryConfig",
+    "ExportConfig",
     "FileConfig",
     "GatesConfig",
     "GeneratorConfig",
     "ItemsConfig",
     "Limit",
     "LogConfig",
+    "ObservabilityConfig",
     "PersonalColumn",
     "PrivacyConfig",
     "PromotionConfig",

@@ -18,6 +18,7 @@ from recsys_spark.config.night import (
     TrainConfig,
     TuneConfig,
 )
+from recsys_spark.config.operations import ExpiryConfig, ExportConfig, ObservabilityConfig
 from recsys_spark.config.section import Section
 
 
@@ -39,6 +40,9 @@ class Config(Section):
     promotion: PromotionConfig = PromotionConfig()
     publish: PublishConfig = PublishConfig()
     tracking: TrackingConfig = TrackingConfig()
+    export: ExportConfig = ExportConfig()
+    expiry: ExpiryConfig = ExpiryConfig()
+    observability: ObservabilityConfig = ObservabilityConfig()
     spark: SparkConfig = SparkConfig()
 
     @model_validator(mode="after")

@@ -30,6 +30,7 @@ from recsys_spark.warehouse import Slot, Version, Warehouse, fingerprint
 
 FEEDS = ("pairs", "sequences", "impressions")
 _CODE = ("dataset", "schemas.py")
+_DICTIONARIES = (USER_IDS, ITEM_IDS)
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,9 @@ def build_dataset(
     slots = _slots(warehouse, day)
 
     def interactions(path: Path) -> dict[str, Any]:
-        return {**_interactions(spark, warehouse, config, until, events, path), "events": inputs}
+        entries = _interactions(spark, warehouse, config, until, events, path)
+        parents = warehouse.parents(*events.values(), *(_dictionary(warehouse, t, entries) for t in _DICTIONARIES))
+        return {**entries, "events": inputs, **parents}
 
     made, _ = slots[INTERACTIONS.name].materialize(name, interactions, flip=False)
     rows = spark.read.parquet(made.data)
@@ -87,12 +90,16 @@ def build_dataset(
         return {
             "table": "histories",
             "users_with_held_out": {"valid": held.get("train", 0), "test": held.get("valid", 0)},
+            **warehouse.parents(made),
         }
 
     def impressions(path: Path) -> dict[str, Any]:
         numbered = _numbered(spark, warehouse, made, events, until)
         catalogue = numbered_items(spark, warehouse, items, made)
         return write_impressions(spark, rows, numbered, catalogue, config, until, path)
+
+    ids = [_dictionary(warehouse, table, made.manifest) for table in _DICTIONARIES]
+    parents = {"impressions": (made, items, *ids, *events.values())}
 
     past = slots[HISTORIES.name].materialize(name, histories, flip=False)[0]
     writers: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -103,7 +110,8 @@ def build_dataset(
     feeds: dict[str, Version] = {}
     for kind in config.dataset.feeds:
         write = writers[kind]
-        build = functools.partial(lambda write, path: {**write(path), "interactions": made.name}, write)
+        entries = {"interactions": made.name, **warehouse.parents(*parents.get(kind, (made,)))}
+        build = functools.partial(lambda write, entries, path: {**write(path), **entries}, write, entries)
         feeds[kind] = slots[f"feeds/{kind}"].materialize(name, build, flip=False)[0]
     # live only when all of them stand, so that a date's tables belong together
     for each in FEEDS:
@@ -175,7 +183,7 @@ def _interactions(
         "cold": {n: {k: p[k] for k in ("cold_user", "cold_item")} for n, p in parts.items() if n in PARTS[1:]},
         "user_ids": users.name,
         "item_ids": items.name,
-        "lineage": f"{users.manifest['lineage']}-{items.manifest['lineage']}",
+        "id_space": f"{users.manifest['id_space']}-{items.manifest['id_space']}",
     }
 
 
@@ -183,14 +191,16 @@ def _numbered(
     spark: SparkSession, warehouse: Warehouse, made: Version, events: dict[str, Version], until: dt.date
 ) -> DataFrame:
     """Read all events up to the day, each once, with the ids that `interactions` was made with."""
-    users, items = (_dictionary(warehouse, table, made) for table in (USER_IDS, ITEM_IDS))
+    users, items = (_dictionary(warehouse, table, made.manifest) for table in _DICTIONARIES)
     numbered = number(spark, read_events(spark, events, until), users, items)
     return each_once(numbered) if len(events) > 1 else numbered
 
 
 def numbered_items(spark: SparkSession, warehouse: Warehouse, items: Version, made: Version) -> DataFrame:
     """Read the catalogue with the dense ids of `item_id` that `interactions` was made with."""
-    ids = spark.read.parquet(_dictionary(warehouse, ITEM_IDS, made).data).select(F.col("raw_id").alias("item_id"), "id")
+    ids = spark.read.parquet(_dictionary(warehouse, ITEM_IDS, made.manifest).data).select(
+        F.col("raw_id").alias("item_id"), "id"
+    )
     return spark.read.parquet(items.data).join(ids, "item_id").drop("item_id").withColumnRenamed("id", "item_id")
 
 
@@ -209,8 +219,8 @@ def training_segments(spark: SparkSession, warehouse: Warehouse, made: Version, 
     return user_segments(spark.read.parquet(made.data), numbered, attribute)
 
 
-def _dictionary(warehouse: Warehouse, table: Table, made: Version) -> Version:
-    version = warehouse.slot(table.name).version(made.manifest[table.name])
+def _dictionary(warehouse: Warehouse, table: Table, manifest: dict[str, Any]) -> Version:
+    version = warehouse.slot(table.name).version(manifest[table.name])
     assert version is not None
     return version
 

@@ -4,8 +4,8 @@ An id, once given, is for ever: a model trained last night reads tonight's ids. 
 order of their 64-bit hash, so the same events in the same order of nights give the same ids, however many
 partitions they lie in. 0 is the unknown.
 
-A dictionary's manifest has a `lineage`, drawn for its first version and handed on: ids of one lineage mean the same,
-those of another mean nothing. A warehouse that was wiped gives its versions their names again, but another lineage.
+A dictionary's manifest has an `id_space`, drawn for its first version and handed on: ids of one space mean the same, those of
+another mean nothing. A warehouse that was wiped gives its versions their names again, but another space.
 
 The hash, `key`, is what the events are joined by: a string is hashed where it is read, and never shuffled.
 """
@@ -94,7 +94,7 @@ def _append(
     offset = current.manifest["rows"] if current else 0
     old_salt = current.manifest["salt"] if current else 0
     count = sum(sizes.values())
-    lineage = (current.manifest.get("lineage") if current else None) or uuid.uuid4().hex
+    id_space = (current.manifest.get("id_space") if current else None) or uuid.uuid4().hex
 
     def build(path: Path) -> dict[str, Any]:
         known = spark.read.parquet(current.data) if current else None
@@ -112,7 +112,8 @@ def _append(
         previous = current.name if current else None
         return {
             "table": table.name, "rows": offset + count, "appended": count, "previous": previous, "salt": salt,
-            "lineage": lineage,
+            "id_space": id_space,
+            "parents": [f"{table.name}/{previous}"] if previous else [],
         }  # fmt: skip
 
     version, built = slot.materialize(f"v{number:06d}", build, flip=False)

@@ -16,6 +16,7 @@ from recsys_spark.erasure.rows import Task, dense_ids, erase_rows
 from recsys_spark.erasure.weights import erase_from_model
 from recsys_spark.tracking.store import Store
 from recsys_spark.warehouse import Warehouse
+from recsys_spark.warehouse.contents import settle
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def erase_from_artifacts(folder: Path, task: Task) -> dict[str, int]:
     ids = sorted({i for file in files for i in dense_ids(file, task.people)})
     for card in sorted(folder.glob("*/model.json")):
         done["known"] += erase_from_model(card.parent, ids)
+        settle(card.parent)  # it came with its manifest
     for file in files:
         done["rows"] += erase_rows(file, "serving", task).removed
     return done

@@ -32,6 +32,7 @@ from recsys_spark.errors import RunError
 from recsys_spark.log.profile import PROFILES
 from recsys_spark.tracking.store import Store
 from recsys_spark.warehouse import Version, Warehouse
+from recsys_spark.warehouse.contents import settle
 
 _DICTIONARY = "user_ids"
 _SCRATCH = ("champions", ".spark-checkpoints")
@@ -76,6 +77,7 @@ def erase(
         _refuse(left)
         names = _blank_dictionary(spark, root, task)
         still = _blank_dictionary(spark, root, task)
+        settle(root)
         _refuse(Removed(still, {}))
         models.load.cache_clear()
         proof = {
@@ -106,6 +108,7 @@ def _remove(spark: SparkSession, root: Path, registry: Registry, task: Task) -> 
     files = [(p, table) for p in _files(root) if (table := p.relative_to(root).parts[0]) != _DICTIONARY]
     found = _spread(spark, files, lambda file: erase_rows(*file, task))
     update_manifests(root, found)
+    settle(root)
     return Removed(found, others)
 
 

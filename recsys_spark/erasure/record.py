@@ -49,7 +49,8 @@ def remember(warehouse: Warehouse, people: People, salt: str, proof: dict[str, A
             (path / PROOF).write_text(json.dumps(proof, indent=1), encoding="utf-8")
         counted = {u: under.count(u) for u in sorted(set(under))}
         finished = len(entries) if proof is not None else erased_count(warehouse)
-        return {"table": TABLE, "rows": len(entries), FINISHED: finished, "under": counted, SALT: salt}
+        parents = warehouse.parents(current)
+        return {"table": TABLE, "rows": len(entries), FINISHED: finished, "under": counted, SALT: salt, **parents}
 
     number = max((int(v.name[1:]) for v in slot.versions()), default=0) + 1
     return slot.materialize(f"v{number:06d}", build)[0]

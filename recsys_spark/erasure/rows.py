@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from recsys_spark.erasure.people import TOMBSTONE, People
 from recsys_spark.erasure.quarantined import RowText, naming
+from recsys_spark.warehouse.contents import announce
 
 ASIDE = ".erase-"
 """Names of files that an erasure writes aside begin with this."""
@@ -199,6 +200,7 @@ def replacing(path: Path) -> Iterator[Path]:
         with open(aside, "rb+") as written:
             os.fsync(written.fileno())
         shutil.copymode(path, aside)
+        announce(path, aside)
         # Hadoop's checksum is of the old bytes; without one, it checks nothing
         path.with_name(f".{path.name}.crc").unlink(missing_ok=True)
         os.replace(aside, path)

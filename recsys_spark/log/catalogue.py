@@ -40,7 +40,7 @@ def ingest_items(spark: SparkSession, warehouse: Warehouse, config: LogConfig) -
             raise DataError(f"{path}: holds no item; mend log.items")
         if items is not None and "price" in items.columns and not priced:
             print(f"warning: {path}: no {items.columns['price']!r} is a price, such as 9.90", file=sys.stderr)
-        return {"table": ITEMS.name, "rows": count}
+        return {"table": ITEMS.name, "rows": count, "source": str(path) if path else None, "parents": []}
 
     return warehouse.slot(ITEMS.name).materialize(fingerprint(_CODE, settings, state), build)[0]
 

@@ -137,7 +137,7 @@ def _expire(warehouse: Warehouse, oldest: str) -> None:
                 slot = Slot(folder)
                 slot.retire()
                 for version in slot.versions():
-                    shutil.rmtree(version.path)
+                    slot.remove(version)
 
 
 def _build(
@@ -270,4 +270,4 @@ def _adopt(
         if not empty.is_dir():
             spark.createDataFrame([], table.schema).coalesce(1).write.parquet(str(empty))
         shutil.copytree(empty, path / "data")
-    return {"table": table.name, "batch": batch.name, **entries}
+    return {"table": table.name, "batch": batch.name, "source": str(batch.path), "parents": [], **entries}

@@ -128,7 +128,10 @@ def profile_batches(
 
     def build(batch: str, path: Path) -> dict[str, Any]:
         write(made[batch], path)
-        return {"table": PROFILES, "batch": batch, "events": pending[batch].name, "columns": [*columns, *counted]}
+        return {
+            "table": PROFILES, "batch": batch, "events": pending[batch].name, "columns": [*columns, *counted],
+            **warehouse.parents(pending[batch]),
+        }  # fmt: skip
 
     return {b: read(s.materialize(names[b], functools.partial(build, b))[0].path) for b, s in slots.items()}
 

@@ -69,3 +69,5 @@ class StageResult:
     outputs: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    stages: dict[str, tuple[StageResult, float]] = field(default_factory=dict)
+    """Of a job of several stages: what each did, and in how many seconds. Not on the last line."""

@@ -21,6 +21,9 @@ OPTIONS = {
 }
 
 
+_TARGETS = ("parquet", "jsonl", "redis", "postgres")
+
+
 def erase_user(context: Context, arguments: argparse.Namespace) -> StageResult:
     """Erase the people whom the arguments name from the warehouse and from the registered models."""
     given = [*(arguments.user or []), *(line for path in arguments.users_file or [] for line in _lines(path))]
@@ -35,6 +38,7 @@ def erase_user(context: Context, arguments: argparse.Namespace) -> StageResult:
             "proof": str(done.version.path / PROOF),
             "unreachable": proof["unreachable"],
             "retrain_by": proof["retrain_by"],
+            "export_again": [name for name in _TARGETS if getattr(context.config.export, name)],
         },
         counts={
             "people": len(proof["people"]),

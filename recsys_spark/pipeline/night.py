@@ -104,7 +104,7 @@ def finish_model(context: Context, run: TrackedRun, name: str, version: Version,
         serving(context, dataset).path,
         model_version(context, "popularity", dataset).path,
         str(context.day),
-        dataset.interactions.manifest["lineage"],
+        dataset.interactions.manifest["id_space"],
     )
     ids = {f"recsys.{table}": dataset.interactions.manifest[table] for table in (USER_IDS.name, ITEM_IDS.name)}
     run.tags(
@@ -127,13 +127,15 @@ def serving(context: Context, dataset: Dataset) -> Version:
     spark, warehouse = context.spark, context.warehouse
 
     def build(path: Path) -> dict[str, Any]:
-        users, items = (spark.read.parquet(warehouse.slot(t.name).require("").data) for t in (USER_IDS, ITEM_IDS))
+        dictionaries = [warehouse.slot(t.name).require("run jobs/build_dataset.py first") for t in (USER_IDS, ITEM_IDS)]
+        users, items = (spark.read.parquet(version.data) for version in dictionaries)
         known = spark.read.parquet(dataset.histories.data).where("known = 'test'")
         columns = [F.col("user_id").alias("id"), "items", "weights", "ratings"]
         rows = known.select(columns).join(users, "id").sort("id")
         rows.coalesce(1).write.parquet(str(path / "users"))
         items.sort("id").coalesce(1).write.parquet(str(path / "items"))
-        return {"table": "serving", "histories": dataset.histories.name}
+        parents = warehouse.parents(dataset.histories, *dictionaries)
+        return {"table": "serving", "histories": dataset.histories.name, **parents}
 
     name = f"{dataset.name}-{fingerprint(('pipeline/night.py',))}"
     return warehouse.slot("serving", date=context.day).materialize(name, build)[0]
@@ -142,7 +144,7 @@ def serving(context: Context, dataset: Dataset) -> Version:
 def resolve_champion(context: Context, dataset: Dataset) -> registry.Registered | None:
     """Return the champion, or None where there is none whose ids are this warehouse's."""
     champion = registry.resolve(context.store, registry.CHAMPION)
-    if champion is None or champion.lineage == dataset.interactions.manifest["lineage"]:
+    if champion is None or champion.id_space == dataset.interactions.manifest["id_space"]:
         return champion
     print(
         f"warning: the champion ({champion.model} of {champion.run_date}) was trained on the ids of another warehouse, "
@@ -189,9 +191,10 @@ def measure(context: Context, dataset: Dataset, with_champion: bool = True) -> t
         }
         if not users["test"]:
             raise DataError(f"no user has anything held out on {context.day}; choose another --date, or dataset.split")
+        parents = context.warehouse.parents(dataset.histories, *(c.path for c in candidates))
         return {
             "table": USER_METRICS.name, "candidates": used, "results": to_json(results), "slices": to_json(sliced),
-            "users": users["test"],
+            "users": users["test"], **parents,
         }  # fmt: skip
 
     slot = context.warehouse.slot(USER_METRICS.name, date=context.day)

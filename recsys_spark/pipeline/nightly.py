@@ -13,6 +13,7 @@ from rich.table import Table as Grid
 from recsys_spark.evaluation.evaluate import Results, from_json
 from recsys_spark.log.judge import REASONS
 from recsys_spark.pipeline.context import Context, StageResult
+from recsys_spark.pipeline.redaction import redacted
 from recsys_spark.pipeline.stages import STAGES
 from recsys_spark.schemas import ITEMS, RECOMMENDATIONS
 from recsys_spark.tracking.promotion import METRIC
@@ -35,7 +36,7 @@ def _nightly(context: Context) -> StageResult:
     seconds: dict[str, float] = {}
     context.parent = start_night(context.store, context.night)
     with closing(context.parent) as run:
-        run.params(context.config.model_dump(mode="json", exclude={"models", "spark", "tune"}))
+        run.params(redacted(context.config.model_dump(mode="json", exclude={"models", "spark", "tune"})))
         for number, (name, stage) in enumerate(stages.items(), start=1):
             _say(f"[{number}/{len(stages)}] {name} …")
             start = time.perf_counter()
@@ -59,6 +60,7 @@ def _nightly(context: Context) -> StageResult:
             METRIC: {model: splits["test"][METRIC]["mean"] for model, splits in done["evaluate"].metrics.items()},
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
         },
+        stages={name: (result, seconds[name]) for name, result in done.items()},
     )
 
 

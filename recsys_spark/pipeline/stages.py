@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 import sys
 from collections.abc import Callable
@@ -130,6 +131,7 @@ def train_deep(context: Context) -> StageResult:
             "reused": not made,
             "epochs": len(epochs),
             "samples_per_second": sorted(e.samples_per_second for e in epochs)[len(epochs) // 2],
+            "feed_wait_share": sorted(e.feed_wait_share for e in epochs)[len(epochs) // 2],
         }
     return result
 
@@ -186,10 +188,12 @@ def recommend(context: Context) -> StageResult:
     popularity = night.model_version(context, "popularity", dataset)
     champion = night.resolve_champion(context, dataset)
     with night.stage_run(context, "recommend") as run:
+        trained = context.day
         if champion is None:  # nothing has beaten popularity yet
             path, model_version, name = popularity.path, popularity.name, "popularity"
         else:
             path, model_version, name = night.champion_path(context, champion), champion.version, champion.model
+            trained = dt.date.fromisoformat(champion.run_date)
         version, made = publish(
             context.spark, context.warehouse, context.config.publish, context.day,
             dataset.histories, path, model_version, popularity.path,
@@ -208,8 +212,11 @@ def recommend(context: Context) -> StageResult:
             "live": context.warehouse.slot("recommendations").current() == version,
         },
         counts={"users": figures["users"], "rows": figures["rows"]},
-        metrics={"model": name, "coverage": figures["coverage"], "churn": figures["churn"]},
-    )
+        metrics={
+            "model": name, "coverage": figures["coverage"], "churn": figures["churn"],
+            "model_age_days": (context.day - trained).days,
+        },
+    )  # fmt: skip
 
 
 STAGES: dict[str, Stage] = {

@@ -65,9 +65,11 @@ def publish(
         )  # fmt: skip
         users.unpersist()
         shutil.rmtree(scratch)
+        ids = [warehouse.slot(table.name).current() for table in (USER_IDS, ITEM_IDS)]
         return {
             "table": RECOMMENDATIONS.name, "run_date": str(until), "model": model_version,
             "histories": histories.name, "index": asdict(index) if index else None, **asdict(checked),
+            **warehouse.parents(histories, model, popularity, *ids),
         }  # fmt: skip
 
     older = live is not None and live.manifest["run_date"] > str(until)

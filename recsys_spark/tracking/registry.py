@@ -48,14 +48,14 @@ class Registered:
     version: str
     """Name of the warehouse version it was registered from."""
     run_date: str
-    lineage: str | None = None
+    id_space: str | None = None
     """Of the dictionaries that its ids are from; see `recsys_spark.dataset.ids`."""
     rolled_back: bool = False
     """A person has taken it from the champion's place: it is not promoted again."""
 
 
 def register(
-    run: TrackedRun, name: str, version: Path, serving: Path, popularity: Path, run_date: str, lineage: str
+    run: TrackedRun, name: str, version: Path, serving: Path, popularity: Path, run_date: str, id_space: str
 ) -> Registered:
     """Register a saved model as a pyfunc, unless this very version is registered already.
 
@@ -64,7 +64,7 @@ def register(
         version: its folder in the warehouse; the folder's name identifies it.
         serving: a version of the `serving` table: dictionaries and histories.
         popularity: the saved model that serves unknown users.
-        lineage: of the dictionaries that its ids are from.
+        id_space: of the dictionaries that its ids are from.
     """
     store = run.store
     found = find(store, version.name)
@@ -91,7 +91,7 @@ def register(
             )  # fmt: skip
         _create_model(store)
         tags = {
-            "recsys.model": name, "recsys.version": version.name, "recsys.night": run_date, "recsys.lineage": lineage
+            "recsys.model": name, "recsys.version": version.name, "recsys.night": run_date, "recsys.id_space": id_space
         }  # fmt: skip
         made = mlflow.register_model(logged.model_uri, store.model_name, tags=tags)
         # start_run on a run that is open elsewhere closes it; the caller goes on logging to it
@@ -160,5 +160,5 @@ def _registered(version: ModelVersion, tags: dict[str, Any]) -> Registered:
     back = tags.get(_ROLLED_BACK) == "true"
     return Registered(
         str(version.version), tags["recsys.model"], tags["recsys.version"], tags["recsys.night"],
-        tags.get("recsys.lineage"), back,
+        tags.get("recsys.id_space"), back,
     )  # fmt: skip

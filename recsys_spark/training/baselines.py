@@ -68,7 +68,8 @@ def train_baseline(
         shutil.rmtree(scratch)
         return {
             "model": name, "config": settings.model_dump(), "dataset": dataset.name, "inputs": inputs,
-            "lineage": dataset.interactions.manifest["lineage"], "steps": steps, "seconds": time.perf_counter() - start,
+            **warehouse.parents(dataset.interactions, *used.values()),
+            "id_space": dataset.interactions.manifest["id_space"], "steps": steps, "seconds": time.perf_counter() - start,
         }  # fmt: skip
 
     slot = warehouse.slot(f"models/{name}", date=dataset.name[:10])
@@ -115,5 +116,5 @@ def _previous(warehouse: Warehouse, dataset: Dataset, name: str) -> Version | No
     """Return the model of the newest earlier night, unless its ids are of other dictionaries."""
     earlier = [day for day in warehouse.keys(f"models/{name}", "date") if day < dataset.name[:10]]
     found = warehouse.slot(f"models/{name}", date=earlier[-1]).current() if earlier else None
-    same = found is not None and found.manifest.get("lineage") == dataset.interactions.manifest["lineage"]
+    same = found is not None and found.manifest.get("id_space") == dataset.interactions.manifest["id_space"]
     return found if same else None

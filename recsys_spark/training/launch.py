@@ -118,11 +118,18 @@ def train_deep(
     # beside the folder, which goes when the model stands; a second run must not train in it meanwhile
     lock = exclusive(job.folder.with_name(f".{version}.lock")) if is_rank_zero() else contextlib.nullcontext()
     with lock:
-        return _train_once(config, dataset, job, slot, version, on_epoch, live)
+        return _train_once(warehouse, config, dataset, job, slot, version, on_epoch, live)
 
 
 def _train_once(
-    config: Config, dataset: Dataset, job: TrainingJob, slot: Slot, version: str, on_epoch: OnEpoch | None, live: bool
+    warehouse: Warehouse,
+    config: Config,
+    dataset: Dataset,
+    job: TrainingJob,
+    slot: Slot,
+    version: str,
+    on_epoch: OnEpoch | None,
+    live: bool,
 ) -> tuple[Version, bool] | None:
     standing = slot.version(version)
     if standing is not None and not is_rank_zero():
@@ -150,7 +157,8 @@ def _train_once(
             raise report.stopped
 
     def build(path: Path) -> dict[str, Any]:
-        return _save(job, path) | {"dataset": dataset.name, "seconds": seconds}
+        parents = warehouse.parents(job.feed, dataset.feed, dataset.histories)
+        return _save(job, path) | {"dataset": dataset.name, "seconds": seconds, **parents}
 
     made = slot.materialize(version, build, flip=live, beside=not live)
     shutil.rmtree(job.folder, ignore_errors=True)  # the model stands: nothing will resume from its checkpoints

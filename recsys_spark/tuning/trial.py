@@ -90,7 +90,9 @@ class Trials:
 
         def build(_: Path) -> dict[str, Any]:
             found = self._deep(config, report, log) if self.deep else self._baseline(config)
-            return {"table": "trials", "model": self.name, "version": version, "parameters": chosen, **found}
+            model = self.warehouse.slot(f"models/{self.name}", date=self.dataset.name[:10]).version(version)
+            parents = self.warehouse.parents(self.dataset.histories, model)
+            return {"table": "trials", "model": self.name, "version": version, "parameters": chosen, **found, **parents}
 
         slot = self.warehouse.slot(f"trials/{self.name}", date=self.dataset.name[:10])
         record, made = slot.materialize(self._record(version), build, flip=False, beside=True)

@@ -1,0 +1,235 @@
+"""What the DAGs beside this file are made of: jobs as tasks, assets, pools, and who hears of a failure.
+
+Set in the environment of the scheduler and the workers:
+
+    RECSYS_HOME             the checkout, with its .venv made by `make setup`; default: the one this file lies in
+    RECSYS_CONFIG           the configuration, below RECSYS_HOME or absolute; default: conf/embedded.yaml. Relative
+                            paths in it start at the working directory of the worker: name absolute ones.
+    RECSYS_OPERATOR         spark: SparkSubmitOperator; bash: scripts/submit.sh, which takes master and memory from
+                            the configuration; default: spark
+    RECSYS_CONNECTION       Airflow's connection to Spark, whose host is the master, such as local[*]; where there is
+                            no such connection, Airflow assumes YARN; default: spark_default
+    RECSYS_DRIVER_MEMORY    heap of the driver; default: 4g
+    RECSYS_MLFLOW_URL       where people look at the runs; default: http://127.0.0.1:5000
+    RECSYS_ALERT_COMMAND    gets a line on its standard input when a task has failed for good or a night is late;
+                            default: none, the line is logged
+    RECSYS_DEADLINE_HOURS   hours after which a night that is not over is late; default: 6
+    RECSYS_STATUS_DIR       where jobs leave how they ended; default: recsys-status in the folder for temporary files
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.sdk import Asset, AsyncCallback, BaseOperatorLink, DeadlineAlert, DeadlineReference
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+HOME = Path(os.environ.get("RECSYS_HOME", Path(__file__).resolve().parents[1]))
+CONFIG = HOME / os.environ.get("RECSYS_CONFIG", "conf/embedded.yaml")
+MLFLOW_URL = os.environ.get("RECSYS_MLFLOW_URL", "http://127.0.0.1:5000")
+START = datetime(2026, 1, 1, tzinfo=UTC)
+POOLS = {"recsys_spark": 1, "recsys_training": 1}
+"""Pools and their slots: as many Spark applications at a time, and trainings of deep models among them."""
+TRAINING = ("train_deep", "tune")
+YESTERDAY = "{{ params.run_date or macros.ds_add((dag_run.logical_date or dag_run.run_after) | ds, -1) }}"
+"""The run date: asked for, or the day before the one on which the DAG runs; the log of that day is whole by then."""
+TABLES = {
+    "ingest": ("events", "items"),
+    "build_dataset": ("interactions", "histories"),
+    "evaluate": ("user_metrics",),
+    "recommend": ("recommendations",),
+    "export": ("exports",),
+}
+"""The tables that each job publishes, as assets for other teams' DAGs to wait for."""
+
+_BIN = HOME / ".venv/bin"
+_STATUS = Path(os.environ.get("RECSYS_STATUS_DIR", Path(tempfile.gettempdir()) / "recsys-status"))
+_ENVIRONMENT = {
+    "PATH": f"{_BIN}:{os.environ['PATH']}",
+    "PYTHONPATH": str(HOME),  # the checkout's code, whatever Airflow itself was started with
+    "PYSPARK_PYTHON": f"{_BIN}/python",
+    "PYSPARK_DRIVER_PYTHON": f"{_BIN}/python",
+    "RECSYS_RUN_ID": "{{ run_id }}",
+    "RECSYS_STATUS": f"{_STATUS}/" + "{{ dag.dag_id }}/{{ run_id }}/{{ task.task_id }}-{{ ti.try_number }}.json",
+}
+_OF_NO_USE_AGAIN = (2, 3)  # exit codes of bad configuration and bad data: the same command ends the same way
+_WAIT_SECONDS = 7_200
+_LOG = logging.getLogger(__name__)
+
+
+def asset(table: str) -> Asset:
+    """Return the asset of a published table; its events say which version and run date."""
+    return Asset(name=f"recsys_{table}", uri=f"x-recsys://warehouse/{table}")
+
+
+class MLflowRun(BaseOperatorLink):
+    """The button beside a task that opens the night's MLflow run."""
+
+    name = "MLflow run"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """Return the run's page, or the list of runs where the job had none."""
+        return getattr(operator, "mlflow_run", None) or MLFLOW_URL
+
+
+def run_job(task: Any, status: str, execute: Callable[[Any], Any], context: Any) -> dict[str, Any] | None:
+    """Run a job's operator and return the job's last line.
+
+    Args:
+        status: the file in which the job says how it ended.
+
+    Raises:
+        AirflowFailException: bad configuration or bad data, with the job's own line; trying again is of no use.
+        AirflowException: anything else; the job is tried again. Where an earlier try lives on, the next one waits for
+            it: the lease in the warehouse knows, Airflow need not.
+    """
+    path = Path(status)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    try:
+        execute(context)
+    except AirflowException:
+        ended = _ended(path)
+        if ended is None:  # it was killed before it could say anything
+            raise
+        kind = AirflowFailException if ended["exit_code"] in _OF_NO_USE_AGAIN else AirflowException
+        raise kind(ended["error"]) from None
+    ended = _ended(path) or {}
+    run = ended.get("mlflow")
+    if run:
+        task.mlflow_run = f"{MLFLOW_URL}/#/experiments/{run['experiment']}/runs/{run['run']}"
+    line = ended.get("last_line") or {}
+    for outlet in task.outlets:
+        extra = {"run_date": line.get("run_date"), "outputs": line.get("outputs", {})}
+        context["outlet_events"][outlet].extra.update(extra)
+    return line or None
+
+
+class SparkJob(SparkSubmitOperator):
+    """A job under spark-submit, through Airflow's own operator."""
+
+    operator_extra_links = (MLflowRun(),)
+
+    def execute(self, context: Any) -> dict[str, Any] | None:
+        """Run the job."""
+        return run_job(self, self.env_vars["RECSYS_STATUS"], super().execute, context)
+
+
+class BashJob(BashOperator):
+    """A job under `scripts/submit.sh`, where the workers have no connection to Spark."""
+
+    operator_extra_links = (MLflowRun(),)
+
+    def execute(self, context: Any) -> dict[str, Any] | None:
+        """Run the job."""
+        return run_job(self, self.env["RECSYS_STATUS"], super().execute, context)
+
+
+def job(name: str, *arguments: str, date: str | None = YESTERDAY, waits: bool = True) -> SparkJob | BashJob:
+    """Return the task of a job.
+
+    Args:
+        name: of the job, and of the task.
+        arguments: beside configuration and date.
+        date: its run date, a template; None = the job is given none.
+        waits: the job has a lease; a try waits for one before it that is still alive.
+    """
+    given = ["--config", str(CONFIG), *(["--date", date] if date else []), *arguments]
+    given += ["--wait", str(_WAIT_SECONDS)] if waits else []
+    common: dict[str, Any] = {
+        "task_id": name,
+        "pool": "recsys_training" if name in TRAINING else "recsys_spark",
+        "outlets": [asset(table) for table in TABLES.get(name, ())],
+        "doc_md": _docs(name),
+    }
+    if os.environ.get("RECSYS_OPERATOR", "spark") == "bash":
+        command = " ".join([f"{HOME}/scripts/submit.sh", name, *map(_quoted, given)])
+        return BashJob(bash_command=command, env=_ENVIRONMENT, append_env=True, cwd=str(HOME), **common)
+    return SparkJob(
+        name=f"recsys {name}",
+        application=f"{HOME}/jobs/{name}.py",
+        application_args=given,
+        conn_id=os.environ.get("RECSYS_CONNECTION", "spark_default"),
+        deploy_mode="client",
+        driver_memory=os.environ.get("RECSYS_DRIVER_MEMORY", "4g"),
+        env_vars=_ENVIRONMENT,
+        **common,
+    )
+
+
+def defaults(hours: float = 3) -> dict[str, Any]:
+    """Return the `default_args` of every DAG: tries with growing pauses, and a word when the last one has failed."""
+    return {
+        "retries": 3,
+        "retry_delay": timedelta(minutes=float(os.environ.get("RECSYS_RETRY_MINUTES", "5"))),
+        "retry_exponential_backoff": True,
+        "max_retry_delay": timedelta(hours=1),
+        # past it, Airflow stops spark-submit before it tries again
+        "execution_timeout": timedelta(hours=hours),
+        "on_failure_callback": failed,
+    }
+
+
+def deadline() -> DeadlineAlert:
+    """Return the alert for a night that is not over when people begin to look at it."""
+    return DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=timedelta(hours=float(os.environ.get("RECSYS_DEADLINE_HOURS", "6"))),
+        callback=AsyncCallback("recsys_tasks.late"),
+    )
+
+
+def failed(context: Any) -> None:
+    """Say in one line which task failed, and why."""
+    task = context["task_instance"]
+    cause = str(context.get("exception") or "no cause is known").strip().splitlines()[0]
+    tell(f"{task.dag_id} {context['run_id']}: {task.task_id} failed: {cause}")
+
+
+async def late(context: Any = None, **_: Any) -> None:
+    """Say in one line which night is late."""
+    run = (context or {}).get("dag_run") or {}
+    found = run if isinstance(run, dict) else vars(run)
+    line = f"{found.get('dag_id', 'recsys')} {found.get('run_id', '')}: is late, and not over yet"
+    await asyncio.to_thread(tell, line)
+
+
+def tell(line: str) -> None:
+    """Log a line, and hand it to whom the people on call have named."""
+    _LOG.error(line)
+    command = os.environ.get("RECSYS_ALERT_COMMAND")
+    if command:
+        subprocess.run(shlex.split(command), input=line + "\n", text=True, timeout=60, check=False)
+
+
+def _ended(path: Path) -> dict[str, Any] | None:
+    try:
+        ended: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return ended
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def _quoted(argument: str) -> str:
+    return f"'{argument}'"  # a template is filled in after this, so shlex cannot look at it
+
+
+def _docs(name: str) -> str:
+    text = (HOME / "jobs" / f"{name}.py").read_text(encoding="utf-8")
+    about = text.split('"""')[1].strip()
+    return (
+        f"{about}\n\n`jobs/{name}.py` with `{CONFIG.name}`. *MLflow run*, above, opens the run of the night; "
+        f"[all runs]({MLFLOW_URL}) are there too. What to do when it fails: `docs/runbook.md`."
+    )
