@@ -6,6 +6,7 @@ overrides of the form `key.sub=value` (the value is read as YAML) come last. Mod
 """
 
 from recsys_spark.config.dataset import DatasetConfig
+from recsys_spark.config.experiment import AssignmentsConfig, ExperimentConfig
 from recsys_spark.config.file import first_error, load_config, parse_date
 from recsys_spark.config.generator import DirtConfig, GeneratorConfig
 from recsys_spark.config.log import (
@@ -21,6 +22,7 @@ from recsys_spark.config.log import (
 )
 from recsys_spark.config.night import (
     EvaluationConfig,
+    ExplorationConfig,
     PromotionConfig,
     PublishConfig,
     SpaceConfig,
@@ -33,12 +35,15 @@ from recsys_spark.config.root import Config
 from recsys_spark.config.section import Section
 
 __all__ = [
+    "AssignmentsConfig",
     "BotsConfig",
     "Config",
     "DatasetConfig",
     "DirtConfig",
     "EvaluationConfig",
     "EventTypeConfig",
+    "ExperimentConfig",
+    "ExplorationConfig",
     "FileConfig",
     "GatesConfig",
     "GeneratorConfig",

@@ -129,6 +129,22 @@ class PromotionConfig(Section):
     """The lower bound of the difference in NDCG@10 has to be above this."""
 
 
+class ExplorationConfig(Section):
+    """How far the published lists leave a model's own order, so that what it would not show is learnt about, too."""
+
+    policy: Literal["none", "epsilon", "plackett_luce"] = "none"
+    """`epsilon`: each rank is, with the chance `epsilon`, any candidate, else the best that is left. `plackett_luce`:
+    each rank is drawn from the candidates that are left, in proportion to exp(score / (temperature x the standard
+    deviation of the candidates' scores))."""
+    share: float = Field(1.0, gt=0, le=1)
+    """Share of the users whose lists explore, drawn anew every night; the others get the model's own order."""
+    epsilon: float = Field(0.1, gt=0, le=1)
+    temperature: float = Field(0.3, gt=0)
+    """Towards 0 the lists are the model's own, at 1 and above they are hardly in its order."""
+    candidates: int = Field(100, ge=1)
+    """Best items of a user that are drawn from; at least `publish.k`."""
+
+
 class PublishConfig(Section):
     """The published table and the checks before it."""
 
@@ -146,6 +162,16 @@ class PublishConfig(Section):
     """Least share of the trained items that appear in any list."""
     max_churn: float = Field(1.0, ge=0, le=1)
     """Most change against the last published table: mean over users of 1 - overlap/k."""
+    exploration: ExplorationConfig = ExplorationConfig()
+
+    @model_validator(mode="after")
+    def _has_candidates(self) -> PublishConfig:
+        if self.exploration.policy != "none" and self.exploration.candidates < self.k:
+            raise ValueError(
+                f"publish.exploration.candidates {self.exploration.candidates} is below publish.k {self.k}: a list "
+                "would not be filled; raise it"
+            )
+        return self
 
 
 class TrackingConfig(Section):

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+from recsys_spark.hashing import GOLDEN, splitmix64
+
 _CELLS = 1 << 17  # users x replicates weighted at a time: about 2 MiB of temporaries, which stays in the cache
 
 
@@ -95,21 +96,6 @@ class BootstrapSums:
         return Interval(self.total / self.n, float(low), float(high), self.n)
 
 
-def splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Mix every bit of a uint64, one to one: the output function of SplitMix64 (Steele, Lea & Flood 2014).
-
-    The i-th number of the generator with state s is `splitmix64(s + i * 0x9E3779B97F4A7C15)`, so any of them can be
-    had without those before it.
-    """
-    z = x.copy()
-    z ^= z >> np.uint64(30)
-    z *= np.uint64(0xBF58476D1CE4E5B9)
-    z ^= z >> np.uint64(27)
-    z *= np.uint64(0x94D049BB133111EB)
-    z ^= z >> np.uint64(31)
-    return z
-
-
 def poisson_weights(user_ids: ArrayLike, replicates: int, seed: int) -> NDArray[np.uint8]:
     """Poisson(1) weight of every user in every replicate: uint8 `[B, R]`, a pure function of (seed, id, replicate).
 
@@ -122,7 +108,7 @@ def poisson_weights(user_ids: ArrayLike, replicates: int, seed: int) -> NDArray[
     """
     salt = splitmix64(np.array([seed % 2**64], np.uint64))
     state = splitmix64(_ids(user_ids).view(np.uint64) + salt)  # [B]
-    step = np.arange(1, (replicates + 1) // 2 + 1, dtype=np.uint64) * _GOLDEN  # [ceil(R / 2)]
+    step = np.arange(1, (replicates + 1) // 2 + 1, dtype=np.uint64) * GOLDEN  # [ceil(R / 2)]
     mixed = splitmix64(state[:, None] + step)
     # Little-endian on every machine: which half is which replicate must not depend on where the partition ran.
     uniform = mixed.astype("<u8", copy=False).view("<u4")[:, :replicates]  # [B, R]

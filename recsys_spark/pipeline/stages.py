@@ -199,6 +199,7 @@ def recommend(context: Context) -> StageResult:
         outputs={
             "recommendations": version.data,
             "version": version.name,
+            "exposures": context.warehouse.slot("exposures", date=context.day).path.as_posix(),
             "reused": not made,
             "live": context.warehouse.slot("recommendations").current() == version,
         },
