@@ -108,7 +108,7 @@ class Moments:
         if not self.n or not below:
             return Estimate(math.nan, math.nan, self.n)
         slope = self.gradient(numerator, denominator)
-        variance = slope @ self.covariance @ slope / self.n
+        variance = float(slope @ self.covariance @ slope) / self.n
         return Estimate(float(self.mean[numerator] / below), math.sqrt(max(variance, 0.0)), self.n)
 
 

@@ -16,7 +16,7 @@ from recsys_spark.config import AssignmentsConfig
 from recsys_spark.dataset.events import read_events
 from recsys_spark.errors import ConfigError, DataError
 from recsys_spark.evaluation.ab.plan import Plan, as_if_assigned, plan
-from recsys_spark.evaluation.ab.read_out import ReadOut, read_out
+from recsys_spark.evaluation.ab.read_out import ReadOut, arm_shares, read_out
 from recsys_spark.evaluation.ab.users import Assignments, moments_of_looks, read_assignments, user_days
 from recsys_spark.log.privacy import as_pseudonyms, current_key_id
 from recsys_spark.pipeline import night
@@ -86,6 +86,7 @@ def _read_out(context: Context, events: DataFrame) -> ReadOut:
     users = {row.arm: row["count"] for row in until.groupBy("arm").count().collect()}
     if not users:
         raise DataError(f"{experiment.assignments.resolve()}: nobody was given an arm by {day}; choose a later --date")
+    arm_shares(users, experiment)  # before the events are read
     first = until.agg(F.min(F.to_date("assigned_at"))).first()[0]
     items = spark.read.parquet(night.items(context).data)
     days = user_days(until, events, items, experiment, day)

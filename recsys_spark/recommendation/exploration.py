@@ -65,7 +65,7 @@ def explore(
     return shown, np.where(shown > 0, of, NO_OPINION), chances, explores
 
 
-def _epsilon_order(items: Ints, coins: NDArray[np.bool_], noise: Floats) -> Ints:
+def _epsilon_order(items: Ints, coins: NDArray[np.bool_], noise: Chances) -> Ints:
     """Return places of candidates [B, M]: at a rank whose coin fell the noisiest that is left, else the first.
 
     One noise for all ranks is enough: what was taken says nothing about the order of the rest.
@@ -81,7 +81,7 @@ def _epsilon_order(items: Ints, coins: NDArray[np.bool_], noise: Floats) -> Ints
     return order
 
 
-def logits(items: Ints, scores: Floats, temperature: float) -> Floats:
+def logits(items: Ints, scores: Floats, temperature: float) -> Chances:
     """Return score / (temperature x standard deviation of the user's candidates), [B, M]; -inf where there is no item.
 
     Without the standard deviation a temperature would mean something else for every model.

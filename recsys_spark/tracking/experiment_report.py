@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib.dates as mdates
+import numpy as np
 
 from recsys_spark.evaluation.ab.daily import METRICS
 from recsys_spark.evaluation.ab.effect import Effect
@@ -114,7 +115,7 @@ def _draw_days(axes: Axes, found: ReadOut) -> None:
         known = [(d, e[arm][found.primary].always) for d, e in found.by_day.items()]
         known = [(day, i) for day, i in known if i.low == i.low]
         color = _COLORS[number % len(_COLORS)]
-        days = [day for day, _ in known]
+        days = np.array([day for day, _ in known], "datetime64[D]")
         axes.fill_between(
             days, [i.low for _, i in known], [i.high for _, i in known], color=color, alpha=0.2, linewidth=0
         )

@@ -60,7 +60,7 @@ def compare(control: Moments, treatment: Moments, asked: Asked) -> Effect:
     c, t = (adjusted(arm, theta, slope, control + treatment) for arm in (control, treatment))
     n = control.n + treatment.n
     difference = Estimate(t.value - c.value, math.hypot(c.error, t.error), n)
-    lift = _lift(c, t, n)
+    lift = _lift(c, t, n) if raw_c.value > 0 else Estimate(math.nan, math.nan, n)
     width = sequential_half_width(lift.error, asked.expected_lift, asked.alpha)
     plain = raw_c.error**2 + raw_t.error**2
     z = abs(lift.value) / lift.error if lift.error > 0 else math.nan
@@ -112,7 +112,7 @@ def _lift(control: Estimate, treatment: Estimate, n: int) -> Estimate:
 def _needed(control: Moments, treatment: Moments, c: Estimate, t: Estimate, asked: Asked) -> int | None:
     """For the lift that is looked for, with the spread between users that the control shows."""
     deviation = c.error * math.sqrt(control.n)
-    if not c.value > 0 or not deviation > 0:
+    if not c.value > 0 or not deviation > 0 or not treatment.n:
         return None
     share = treatment.n / (control.n + treatment.n)
     return users_needed(asked.expected_lift * c.value, deviation, asked.alpha, asked.power, share)

@@ -65,7 +65,7 @@ def read_out(users: Mapping[str, int], crossed: int, looks: Looks, config: Exper
         ConfigError: the arms of the table are not those of the configuration.
         DataError: there is one arm alone.
     """
-    shares = _shares(users, config)
+    shares = arm_shares(users, config)
     days = sorted({day for day, _, _ in looks})
     arms = sorted(a for a in users if a != config.control)
     # several arms beside the control share the chance of being wrong (Bonferroni)
@@ -82,14 +82,15 @@ def read_out(users: Mapping[str, int], crossed: int, looks: Looks, config: Exper
         for day in days
     }
     mismatch = sample_ratio_mismatch(users, shares)
-    guardrails: dict[str, float] = dict(config.guardrails)
+    guardrails: dict[str, float] = {**config.guardrails}
     verdicts = {
         arm: judge_arm(by_day[days[-1]][arm], config.primary, guardrails, mismatch, config.mismatch) for arm in arms
     }
     return ReadOut(days[0], days[-1], config.control, config.primary, mismatch, crossed, by_day, verdicts)
 
 
-def _shares(users: Mapping[str, int], config: ExperimentConfig) -> dict[str, float]:
+def arm_shares(users: Mapping[str, int], config: ExperimentConfig) -> dict[str, float]:
+    """Return the share that each arm was to get; arms that the configuration does not know are refused as above."""
     if config.control not in users:
         raise ConfigError(
             f"experiment.control {config.control!r} is no arm of the assignment table, which has "

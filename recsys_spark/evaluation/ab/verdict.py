@@ -73,10 +73,8 @@ def guard(effect: Effect, loss: float) -> Guard:
 def _outlook(effect: Effect) -> str:
     if effect.users_needed is None:
         return ""
-    users = effect.lift.n
-    if users < effect.users_needed:
-        return f"; the lift that is looked for needs about {effect.users_needed:,} users, there are {users:,}"
-    return f"; {users:,} users are enough for the lift that is looked for: what it does is probably less"
+    needed, users = effect.users_needed, effect.lift.n
+    return f"; at one planned look, the lift that is looked for needs about {needed:,} users, and there are {users:,}"
 
 
 def _at_worst(effect: Effect) -> str:
