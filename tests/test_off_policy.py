@@ -171,6 +171,7 @@ def test_sums_over_partitions_give_the_same_estimates(n, seed, cap):
             atol=1e-9,
         )
     assert whole.rounds == n
+    assert whole.gain.mean == pytest.approx(whole.doubly_robust.mean - whole.logging.mean, abs=1e-9)
     assert whole.effective == pytest.approx(off_policy.effective_sample_size(rounds.weight))
     assert whole.mean_weight == pytest.approx(rounds.weight.mean())
     assert whole.clipping_bias == pytest.approx(np.maximum(rounds.weight - cap, 0).mean(), abs=1e-12)

@@ -23,6 +23,7 @@ from recsys_spark.config.log import (
 from recsys_spark.config.night import (
     EvaluationConfig,
     ExplorationConfig,
+    OffPolicyConfig,
     PromotionConfig,
     PublishConfig,
     SpaceConfig,
@@ -50,6 +51,7 @@ __all__ = [
     "ItemsConfig",
     "Limit",
     "LogConfig",
+    "OffPolicyConfig",
     "PersonalColumn",
     "PrivacyConfig",
     "PromotionConfig",

@@ -108,6 +108,19 @@ class TuneConfig(Section):
         return self
 
 
+class OffPolicyConfig(Section):
+    """What the models of a night would have earned, from lists that were drawn and published before (`exposures`)."""
+
+    rewards: list[str] = Field(["click"], min_length=1)
+    """Types of the events that reward an item of a list."""
+    days: int = Field(1, ge=1)
+    """Days after the run date in which an event rewards it, as long as no newer lists are published."""
+    ranks: int = Field(5, ge=1)
+    """First ranks that count. A weight is a product down the ranks: with every further one it varies more."""
+    cap: float = Field(10.0, gt=0)
+    """Largest weight of the clipped estimate."""
+
+
 class EvaluationConfig(Section):
     """What is measured, and how sure we want to be."""
 
@@ -120,6 +133,7 @@ class EvaluationConfig(Section):
     """Nights of a cross-validation (`jobs/cross_validate.py`)."""
     fold_days: int = Field(1, ge=1)
     """Days between them."""
+    off_policy: OffPolicyConfig = OffPolicyConfig()
 
 
 class PromotionConfig(Section):

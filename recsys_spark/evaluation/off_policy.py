@@ -166,12 +166,12 @@ def _interval(numerator: Floats, denominator: Floats, users: Ints, confidence: f
     return Moments.of(sums).ratio(0, 1).interval(confidence)
 
 
-SUMS = ("rounds", "reward", "weight", "weighted", "clipped", "robust", "weight_squared", "removed")
+SUMS = ("rounds", "reward", "weight", "weighted", "clipped", "robust", "gain", "weight_squared", "removed")
 """What is summed of each user, so that estimates add up across partitions."""
 
 
 def user_sums(rounds: Rounds, cap: float, predicted: Floats | None = None, expected: Floats | None = None) -> Floats:
-    """Return the columns `SUMS` of each user, [U, 8]: for `Moments.of`, then `read`.
+    """Return the columns `SUMS` of each user, [U, 9]: for `Moments.of`, then `read`.
 
     Without predictions of rewards, the doubly robust column is IPS.
     """
@@ -180,7 +180,7 @@ def user_sums(rounds: Rounds, cap: float, predicted: Floats | None = None, expec
     robust = w * r
     if predicted is not None and expected is not None:
         robust = doubly_robust_terms(rounds, predicted, expected)
-    columns = [np.ones_like(r), r, w, w * r, capped * r, robust, w**2, w - capped]
+    columns = [np.ones_like(r), r, w, w * r, capped * r, robust, robust - r, w**2, w - capped]
     return sum_by_user(np.stack(columns, axis=1), rounds.users)
 
 
@@ -194,6 +194,8 @@ class OffPolicy:
     snips: Interval
     clipped: Interval
     doubly_robust: Interval
+    gain: Interval
+    """Doubly robust - logging, of the same users: what the target would earn more."""
     rounds: int
     effective: float
     """Effective sample size of the weights; some tens are too few for any interval."""
@@ -218,6 +220,7 @@ def read(moments: Moments, confidence: float) -> OffPolicy:
 
     return OffPolicy(
         ratio("reward"), ratio("weighted"), ratio("weighted", "weight"), ratio("clipped"), ratio("robust"),
+        gain=ratio("gain"),
         rounds=rounds,
         effective=float(total[at["weight"]] ** 2 / squares) if squares else 0.0,
         mean_weight=moments.ratio(at["weight"], at["rounds"]).value,

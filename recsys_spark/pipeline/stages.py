@@ -13,7 +13,7 @@ from recsys_spark.errors import ConfigError
 from recsys_spark.log.catalogue import ingest_items
 from recsys_spark.log.generate import generate_log as generate
 from recsys_spark.log.ingest import ingest as ingest_events
-from recsys_spark.pipeline import log_checks, night, reconciliation
+from recsys_spark.pipeline import log_checks, night, off_policy, reconciliation
 from recsys_spark.pipeline.context import Context, StageResult
 from recsys_spark.recommendation.publish import publish
 from recsys_spark.tracking import promotion, registry
@@ -139,9 +139,11 @@ def evaluate(context: Context) -> StageResult:
     with night.stage_run(context, "evaluate") as run:
         version, results = night.measure(context, dataset)
         night.report(context, run, results)
+        earned = off_policy.measure(context, dataset)
+        off_policy.report(run, earned)
     return StageResult(
         inputs={"dataset": dataset.name, "models": version.manifest["candidates"]},
-        outputs={"user_metrics": version.name},
+        outputs={"user_metrics": version.name, "off_policy": {name: found.to_json() for name, found in earned.items()}},
         counts={"users": version.manifest["users"]},
         metrics=version.manifest["results"],
     )
