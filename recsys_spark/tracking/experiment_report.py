@@ -134,8 +134,8 @@ def _draw_days(axes: Axes, found: ReadOut) -> None:
 
 def _can_see(name: str, effect: Effect) -> str:
     return (
-        f"- {name}: {effect.lift.n:,} users show a change of {_percent(effect.detectable)} or more; the expected lift "
-        f"needs {effect.users_needed:,}."
+        f"- {name}: at one planned look, {effect.lift.n:,} users show a change of {_percent(effect.detectable)} or more; "
+        f"the expected lift needs {effect.users_needed:,} users."
     )
 
 
