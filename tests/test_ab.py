@@ -321,6 +321,7 @@ WRONG_SIZES = {"control": 4000, "new": 3000}
         ({"ctr": 0.2, "retention": -0.3}, GUARDED, None, 4000, "stop", "a guardrail is broken, retention by -"),
         ({"ctr": 0.25}, GUARDED, None, 400, "wait", "may still change by -"),
         ({}, None, None, 400, "wait", "and there are 800"),
+        ({"ctr": 1.0}, None, None, 99, "wait", "an arm of 99 users is too small"),
         ({}, None, None, 4000, "wait", "and there are 8,000"),
         ({"ctr": 0.2}, None, WRONG_SIZES, 4000, "invalid", "Read nothing out of this experiment"),
     ],
@@ -337,6 +338,9 @@ def test_a_metric_that_is_not_known_yet_is_waited_for():
     report = read_out({"control": 4000, "new": 4000}, 0, found, config)
     assert report.verdicts["new"].text == "Wait: there is no retention to compare yet."
     assert "nan" not in experiment_markdown(report)
+    found[DAY, "new", "cvr"] = moments(-0.5)
+    broken = read_out({"control": 4000, "new": 4000}, 0, found, config).verdicts["new"]
+    assert broken.call == "stop" and "there is no retention to compare yet" in broken.text and "nan" not in broken.text
 
 
 def test_several_arms_share_the_chance_of_being_wrong():

@@ -133,9 +133,10 @@ def _draw_days(axes: Axes, found: ReadOut) -> None:
 
 
 def _can_see(name: str, effect: Effect) -> str:
+    users, seen = f"{effect.lift.n:,}", _percent(effect.detectable)
     return (
-        f"- {name}: at one planned look, {effect.lift.n:,} users show a change of {_percent(effect.detectable)} or more; "
-        f"the expected lift needs {effect.users_needed:,} users."
+        f"- {name}: one planned look at {users} users shows a change of {seen} or more; for the expected lift it takes "
+        f"{effect.users_needed:,}."
     )
 
 

@@ -12,6 +12,9 @@ from recsys_spark.evaluation.ab.mismatch import Mismatch
 Call = Literal["invalid", "ship", "stop", "wait"]
 Guard = Literal["kept", "broken", "open"]
 
+LEAST_USERS = 100
+"""Of each arm; with fewer, no interval that rests on the central limit theorem is to be believed."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -45,11 +48,16 @@ def judge_arm(
     broken = [name for name, state in kept.items() if state == "broken"]
     waiting = [name for name, state in kept.items() if state == "open"]
     said = f"{primary} changes by {_percent(main.lift.value)} ({_span(main)})"
+    if main.lift.value != main.lift.value:
+        said = f"there is no {primary} to compare yet"
     if broken:
         losses = ", ".join(
             f"{name} by {_percent(effects[name].lift.value)} ({_span(effects[name])})" for name in broken
         )
         return Verdict("stop", f"Stop: a guardrail is broken, {losses}; {said}.", kept)
+    users = min(main.control.n, main.treatment.n)
+    if main.lift.value == main.lift.value and users < LEAST_USERS:
+        return Verdict("wait", f"Wait: {said}, but an arm of {users:,} users is too small to believe it.", kept)
     if main.always.high < 0:
         return Verdict("stop", f"Stop: it does harm, {said}.", kept)
     if main.always.low > 0 and not waiting:
@@ -59,12 +67,14 @@ def judge_arm(
         limits = ", ".join(f"{name} {_at_worst(effects[name])}" for name in waiting)
         return Verdict("wait", f"Wait: it is better, {said}, but {limits}.", kept)
     if main.lift.value != main.lift.value:
-        return Verdict("wait", f"Wait: there is no {primary} to compare yet.", kept)
+        return Verdict("wait", f"Wait: {said}.", kept)
     return Verdict("wait", f"Wait: no difference is sure yet, {said}{_outlook(main)}.", kept)
 
 
 def guard(effect: Effect, loss: float) -> Guard:
     """Tell whether a metric surely loses less than is put up with, surely more, or neither."""
+    if min(effect.control.n, effect.treatment.n) < LEAST_USERS:
+        return "open"
     if effect.always.low > -loss:
         return "kept"
     return "broken" if effect.always.high < -loss else "open"
@@ -79,7 +89,8 @@ def _outlook(effect: Effect) -> str:
 
 def _at_worst(effect: Effect) -> str:
     low = effect.always.low
-    return f"may still change by {_percent(low)}" if low == low else "is not known yet"
+    known = low == low and min(effect.control.n, effect.treatment.n) >= LEAST_USERS
+    return f"may still change by {_percent(low)}" if known else "is not known yet"
 
 
 def _percent(share: float) -> str:
