@@ -124,6 +124,16 @@ def test_every_list_of_a_cascade_weighted_by_its_probability_gives_the_truth():
     assert often @ terms == pytest.approx(truth, rel=1e-12)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 60), st.integers(0, 1000))
+def test_a_rounds_weight_is_the_product_down_its_list_whatever_the_order_of_the_rows(n, seed):
+    r = rng(seed)
+    lists, ratio = r.integers(0, 6, n), r.uniform(0, 3, n)
+    ranks = r.permutation(n) + 1  # with gaps, and in any order
+    want = [math.prod(ratio[j] for j in range(n) if lists[j] == lists[i] and ranks[j] < ranks[i]) for i in range(n)]
+    np.testing.assert_allclose(off_policy.weights_above(ratio, lists, ranks), want, rtol=1e-12)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_asked_about_the_logging_policy_every_estimate_is_the_plain_mean(data):
