@@ -171,20 +171,20 @@ def peek(seed, lift=0.0, days=20, arrivals=60):
 
 
 def test_daily_peeking_is_wrong_no_more_often_than_was_said():
-    """200 experiments without an effect, looked at on 20 days."""
-    runs = [peek(seed) for seed in range(200)]
+    """120 experiments without an effect, looked at on 20 days."""
+    runs = [peek(seed) for seed in range(120)]
     naive = np.mean([any(e.p_value < 0.05 for e in run) for run in runs])
     always = np.mean([any(not e.always.low <= 0 <= e.always.high for e in run) for run in runs])
     assert naive > 0.15, "else this test would show nothing"
-    assert always < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
+    assert always < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 120)
     by_p = np.mean([min(e.always_p for e in run) < 0.05 for run in runs])
     assert by_p == always
 
 
 def test_daily_peeking_covers_a_true_lift_at_all_looks_together_and_finds_it():
-    runs = [peek(1000 + seed, lift=0.2) for seed in range(100)]
+    runs = [peek(1000 + seed, lift=0.2) for seed in range(60)]
     covered = np.mean([all(e.always.low <= 0.2 <= e.always.high for e in run) for run in runs])
-    assert covered > 0.95 - 3 * math.sqrt(0.05 * 0.95 / 100)
+    assert covered > 0.95 - 3 * math.sqrt(0.05 * 0.95 / 60)
     assert np.mean([any(e.always.low > 0 for e in run) for run in runs]) > 0.5
 
 

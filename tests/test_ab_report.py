@@ -179,6 +179,7 @@ def test_a_plan_needs_no_assignments(made):
         (["experiment.control=old"], 2, "experiment.control 'old' is no arm"),
         (["experiment.shares={control: 0.5, other: 0.5}"], 2, "experiment.shares names control, other"),
         (["experiment.assignments.path=/nowhere.csv"], 3, "/nowhere.csv: no such assignment table"),
+        (["experiment.assignments.format=parquet"], 3, "arms.csv: cannot be read as parquet"),
         (["experiment.assignments.columns={arm: variant}"], 3, "has no column 'variant'"),
         (["--date", "2026-03-03"], 3, "nobody was given an arm by 2026-03-03"),
     ],

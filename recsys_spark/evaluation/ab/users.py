@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pandas as pd
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
+from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -37,19 +39,18 @@ def read_assignments(spark: SparkSession, config: AssignmentsConfig) -> Assignme
     """Read the assignment table; a user who stands in it twice with one arm has it since the first time.
 
     Raises:
-        DataError: the table is missing, lacks a column or holds nobody, or a row lacks user, arm or a time that can be
-            read.
+        DataError: the table is missing, cannot be read, lacks a column or holds nobody, or a row lacks user, arm or a
+            time that can be read.
     """
     path = config.resolve()
     if not path.exists():
         raise DataError(f"{path}: no such assignment table; set experiment.assignments.path")
-    if config.format == "parquet":
-        rows = spark.read.parquet(str(path))
-    elif config.format == "jsonl":
-        rows = spark.read.json(str(path))
-    else:
-        options = {"sep": config.delimiter, "header": config.header, "encoding": config.encoding, "escape": '"'}
-        rows = spark.read.csv(str(path), **options)
+    try:
+        rows = _read(spark, config, str(path))
+    except (Py4JJavaError, PySparkException) as error:
+        raise DataError(
+            f"{path}: cannot be read as {config.format}; mend it, or experiment.assignments.format"
+        ) from error
     named = {name: config.columns.get(name, name) for name in _NEEDED}
     for name, column in named.items():
         if column not in rows.columns:
@@ -69,6 +70,15 @@ def read_assignments(spark: SparkSession, config: AssignmentsConfig) -> Assignme
         raise DataError(f"{path}: {wrong} rows lack a user, an arm, or a time such as 2026-01-31 08:00:00; mend them")
     once = per_user.where("arms = 1").drop("arms")
     return Assignments(once, per_user.where("arms > 1").count())
+
+
+def _read(spark: SparkSession, config: AssignmentsConfig, path: str) -> DataFrame:
+    if config.format == "parquet":
+        return spark.read.parquet(path)
+    if config.format == "jsonl":
+        return spark.read.json(path)
+    options = {"sep": config.delimiter, "header": config.header, "encoding": config.encoding, "escape": '"'}
+    return spark.read.csv(path, **options)
 
 
 def user_days(
