@@ -82,7 +82,7 @@ def read_out(users: Mapping[str, int], crossed: int, looks: Looks, config: Exper
         for day in days
     }
     mismatch = sample_ratio_mismatch(users, shares)
-    guardrails: dict[str, float] = {**config.guardrails}
+    guardrails = {str(metric): loss for metric, loss in config.guardrails.items()}
     verdicts = {
         arm: judge_arm(by_day[days[-1]][arm], config.primary, guardrails, mismatch, config.mismatch) for arm in arms
     }
