@@ -168,6 +168,20 @@ RECOMMENDATIONS = Table(
     ),
 )
 
+EXPOSURES = Table(
+    "exposures",
+    "date",
+    "What was published for a run date, and how probable it was: what off-policy estimates are made from.",
+    StructType([
+        *RECOMMENDATIONS.schema.fields,
+        *_schema(
+            ("policy", _S, "how the list was drawn; greedy: the model's own order"),
+            ("propensity", DoubleType(), "chance of this item at this rank, given the items above it"),
+        ).fields,
+    ]),
+)  # fmt: skip
+
 TABLES = (
     EVENTS, QUARANTINE, BOTS, ITEMS, USER_IDS, ITEM_IDS, INTERACTIONS, HISTORIES, USER_METRICS, RECOMMENDATIONS,
+    EXPOSURES,
 )  # fmt: skip

@@ -108,9 +108,10 @@ def test_popularity_by_country_knows_everyones_country(spark, night, fit):
 def test_a_champion_of_another_warehouse_is_none_and_says_so(night, fit, capfd):
     """Its ids are numbers as ours are, so nothing else would tell that they mean other items."""
     context, dataset = night
-    with model_run(context, "ease", dataset) as run:
-        finish_model(context, run, "popularity", fit("popularity"), dataset)
-        finish_model(context, run, "ease", fit("ease"), dataset)
+    for name in ("popularity", "ease"):
+        version = fit(name)
+        with model_run(context, name, dataset) as run:
+            finish_model(context, run, name, version, dataset)
     made = registry.find(context.store, fit("ease").name)
     registry.set_alias(context.store, registry.CHAMPION, made)
     assert resolve_champion(context, dataset) == made and capfd.readouterr().err == ""

@@ -122,7 +122,7 @@ def test_a_person_is_nowhere_and_nobody_else_is_touched(made, monkeypatch):
     before = tables(warehouse.root) | tables(root / "mlflow")
     held = naming(warehouse.root, person)
     kinds = {p.relative_to(warehouse.root).parts[0] for p in held}
-    assert {"events", "quarantine", "user_ids", "serving", "recommendations"} <= kinds
+    assert {"events", "quarantine", "user_ids", "serving", "recommendations", "exposures"} <= kinds
     assert naming(root / "mlflow", person)
 
     unfinished = plant_checkpoint(warehouse)
@@ -156,7 +156,8 @@ def test_a_person_is_nowhere_and_nobody_else_is_touched(made, monkeypatch):
             assert after[path] == kept or (path.parent.name == "users" and table == "feeds"), path
         if table in removed:
             removed[table] += len(rows) - len(kept)
-    for table in ("events", "quarantine", "interactions", "histories", "feeds", "user_metrics", "recommendations"):
+    tables_of_people = ("events", "quarantine", "interactions", "histories", "feeds", "user_metrics")
+    for table in (*tables_of_people, "recommendations", "exposures"):
         assert line["counts"][table] == removed[table] > 0, table
     assert line["counts"]["left"] == 0 and line["counts"]["models_warehouse"] == 1
 
@@ -192,7 +193,7 @@ def belongs(path, table, row, person, dense):
     """Whether a row, its cells as text, is the person's."""
     if table == "quarantine":
         return person in row[0]
-    if table in ("events", "bots", "recommendations", "serving", "registry"):
+    if table in ("events", "bots", "recommendations", "exposures", "serving", "registry"):
         return repr(person) in row
     columns = pq.read_schema(path).names
     return "user_id" in columns and row[columns.index("user_id")] == repr(dense)

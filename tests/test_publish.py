@@ -10,14 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import functions as F
 
-from recsys_spark.config import PublishConfig
+from recsys_spark.config import ExplorationConfig, PublishConfig
 from recsys_spark.errors import DataError
 from recsys_spark.models.als import AlsModel
 from recsys_spark.models.als import Config as AlsConfig
+from recsys_spark.models.base import UserBlock
 from recsys_spark.models.popularity import Popularity
 from recsys_spark.recommendation import index
 from recsys_spark.recommendation import publish as station
-from recsys_spark.schemas import RECOMMENDATIONS
+from recsys_spark.recommendation.exploration import propensities
+from recsys_spark.recommendation.select import recommend_block
+from recsys_spark.schemas import EXPOSURES, RECOMMENDATIONS
 from recsys_spark.warehouse import Warehouse
 
 DAY = dt.date(2026, 1, 10)
@@ -71,7 +74,7 @@ class Night:
             "popularity": Popularity(counts, np.full(ITEMS + 1, np.nan, np.float32)),
         }
         for name, model in self.models.items():
-            (root / name).mkdir()
+            (root / name).mkdir(parents=True)
             model.save(root / name)
         self.slot = self.warehouse.slot(RECOMMENDATIONS.name)
 
@@ -125,8 +128,6 @@ def test_every_user_gets_distinct_unseen_items(published):
 def test_lists_are_the_models(published):
     """Dense ids come back as the log's: the list of user 4 by hand from the factors."""
     night, version = published
-    from recsys_spark.models.base import UserBlock
-
     scores = night.models["als"].score(UserBlock.of([4], [HISTORIES[4]]))[0]
     best = sorted((i for i in range(1, 11) if i not in HISTORIES[4]), key=lambda i: -scores[i])[:K]
     rows = night.lists(version)["u4"]
@@ -188,6 +189,49 @@ def test_an_index_is_used_where_it_is_good_enough(spark, tmp_path, published, mo
     assert "popularity has no item vectors; every item is compared" in capfd.readouterr().err
 
 
+def test_what_is_published_is_logged_with_its_propensity(published):
+    night, version = published
+    exposed = night.warehouse.slot("exposures", date=DAY).current()
+    assert exposed.name == version.name and exposed.manifest["policy"] == "greedy"
+    rows = pq.read_table(exposed.data)
+    assert rows.column_names == [field.name for field in EXPOSURES.schema.fields]
+    lists = {(r["user_id"], r["rank"], r["item_id"], r["score"], r["model"]) for r in rows.to_pylist()}
+    assert lists == {(u, *row) for u, of in night.lists(version).items() for row in of}
+    assert set(rows["policy"].to_pylist()) == {"greedy"} and set(rows["propensity"].to_pylist()) == {1.0}
+
+
+def test_drawn_lists_are_published_and_logged_with_the_chance_they_had(spark, tmp_path):
+    night = Night(spark, tmp_path)
+    exploration = {"policy": "plackett_luce", "temperature": 0.8, "candidates": 6}
+    version, _ = night.publish(exploration=exploration)
+    config = ExplorationConfig(**exploration)
+    rows = pq.read_table(night.warehouse.slot("exposures", date=DAY).current().data).to_pylist()
+    of = {}
+    for r in sorted(rows, key=lambda r: (r["user_id"], r["rank"])):
+        of.setdefault(r["user_id"], []).append(r)
+    assert {u: [(r["rank"], r["item_id"]) for r in of[u]] for u in of} == {
+        u: [row[:2] for row in rows] for u, rows in night.lists(version).items()
+    }
+    for u, history in HISTORIES.items():
+        model = night.models["popularity" if f"u{u}" in COLD else "als"]
+        items, scores = recommend_block(model, UserBlock.of([u], [history]), 6)
+        shown = [int(r["item_id"][1:]) for r in of[f"u{u}"]]
+        assert len(shown) == (2 if u == 7 else K)
+        want = propensities(items, scores, np.array([shown]), config)[0]
+        assert [r["propensity"] for r in of[f"u{u}"]] == pytest.approx(want.tolist(), rel=1e-4)
+        assert {r["policy"] for r in of[f"u{u}"]} == {"plackett_luce 0.8 of 6"}
+    best = {u: [i for _, i, _, _ in rows] for u, rows in night.lists(night.publish()[0]).items()}
+    assert any([r["item_id"] for r in of[u]] != best[u] for u in of)
+    # run again from nothing, the night draws the same
+    again = Night(spark, tmp_path / "again")
+    assert again.lists(again.publish(exploration=exploration)[0]) == night.lists(version)
+
+
+def test_too_few_candidates_are_refused():
+    with pytest.raises(ValueError, match=r"publish\.exploration\.candidates 3 is below publish\.k 4"):
+        PublishConfig(k=4, exploration={"policy": "epsilon", "candidates": 3})
+
+
 def test_only_active_users(spark, tmp_path):
     night = Night(spark, tmp_path)
     version, _ = night.publish(active_days=7)
@@ -203,6 +247,8 @@ def test_an_older_date_does_not_take_the_pointer_and_a_newer_one_does(spark, tmp
     live, _ = night.publish()
     older, made = night.publish(until=DAY - dt.timedelta(days=1))
     assert made
+    log = night.warehouse.slot("exposures", date=DAY - dt.timedelta(days=1))
+    assert log.version(older.name) and log.current() is None  # nobody was shown these
     assert older.name in {v.name for v in night.slot.versions()}
     assert night.slot.current().name == live.name
     assert older.manifest["churn"] == 0  # the same lists
@@ -253,6 +299,8 @@ def assert_refused(night, version, message, **publish):
     assert night.slot.current().name == version.name
     assert [v.name for v in night.slot.versions()] == [version.name]
     assert not list(night.slot.path.glob(".tmp-*"))
+    until = publish.get("until", DAY)
+    assert [v.name for v in night.warehouse.slot("exposures", date=until).versions()] == [version.name] * (until == DAY)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

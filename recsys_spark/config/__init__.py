@@ -6,6 +6,7 @@ overrides of the form `key.sub=value` (the value is read as YAML) come last. Mod
 """
 
 from recsys_spark.config.dataset import DatasetConfig
+from recsys_spark.config.experiment import AssignmentsConfig, ExperimentConfig
 from recsys_spark.config.file import first_error, load_config, parse_date
 from recsys_spark.config.generator import DirtConfig, GeneratorConfig
 from recsys_spark.config.log import (
@@ -22,6 +23,8 @@ from recsys_spark.config.log import (
 from recsys_spark.config.night import (
     SLICES,
     EvaluationConfig,
+    ExplorationConfig,
+    OffPolicyConfig,
     PromotionConfig,
     PublishConfig,
     SpaceConfig,
@@ -36,13 +39,16 @@ from recsys_spark.config.section import Section
 
 __all__ = [
     "SLICES",
+    "AssignmentsConfig",
     "BotsConfig",
     "Config",
     "DatasetConfig",
     "DirtConfig",
     "EvaluationConfig",
     "EventTypeConfig",
+    "ExperimentConfig",
     "ExpiryConfig",
+    "ExplorationConfig",
     "ExportConfig",
     "FileConfig",
     "GatesConfig",
@@ -51,6 +57,7 @@ __all__ = [
     "Limit",
     "LogConfig",
     "ObservabilityConfig",
+    "OffPolicyConfig",
     "PersonalColumn",
     "PrivacyConfig",
     "PromotionConfig",

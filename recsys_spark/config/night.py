@@ -112,6 +112,19 @@ class TuneConfig(Section):
         return self
 
 
+class OffPolicyConfig(Section):
+    """What the models of a night would have earned, from lists that were drawn and published before (`exposures`)."""
+
+    rewards: list[str] = Field(["click"], min_length=1)
+    """Types of the events that reward an item of a list."""
+    days: int = Field(1, ge=1)
+    """Days after the run date in which an event rewards it, as long as no newer lists are published."""
+    ranks: int = Field(5, ge=1)
+    """First ranks that count. A weight is a product down the ranks: with every further one it varies more."""
+    cap: float = Field(10.0, gt=0)
+    """Largest weight of the clipped estimate."""
+
+
 class EvaluationConfig(Section):
     """What is measured, and how sure we want to be."""
 
@@ -127,6 +140,7 @@ class EvaluationConfig(Section):
     """Nights of a cross-validation (`jobs/cross_validate.py`)."""
     fold_days: int = Field(1, ge=1)
     """Days between them."""
+    off_policy: OffPolicyConfig = OffPolicyConfig()
 
 
 class PromotionConfig(Section):
@@ -142,6 +156,22 @@ class PromotionConfig(Section):
     """Least coverage@10 as a share of the opponent's; null = any."""
     max_gain: float | None = Field(None, gt=1)
     """An NDCG@10 of more than so many times the opponent's is taken for a leak, and waits for a person; null = any."""
+
+
+class ExplorationConfig(Section):
+    """How far the published lists leave a model's own order, so that what it would not show is learnt about, too."""
+
+    policy: Literal["none", "epsilon", "plackett_luce"] = "none"
+    """`epsilon`: each rank is, with the chance `epsilon`, any candidate, else the best that is left. `plackett_luce`:
+    each rank is drawn from the candidates that are left, in proportion to exp(score / (temperature x the standard
+    deviation of the candidates' scores))."""
+    share: float = Field(1.0, gt=0, le=1)
+    """Share of the users whose lists explore, drawn anew every night; the others get the model's own order."""
+    epsilon: float = Field(0.1, gt=0, le=1)
+    temperature: float = Field(0.3, gt=0)
+    """Towards 0 the lists are the model's own, at 1 and above they are hardly in its order."""
+    candidates: int = Field(100, ge=1)
+    """Best items of a user that are drawn from; at least `publish.k`."""
 
 
 class PublishConfig(Section):
@@ -161,6 +191,16 @@ class PublishConfig(Section):
     """Least share of the trained items that appear in any list."""
     max_churn: float = Field(1.0, ge=0, le=1)
     """Most change against the last published table: mean over users of 1 - overlap/k."""
+    exploration: ExplorationConfig = ExplorationConfig()
+
+    @model_validator(mode="after")
+    def _has_candidates(self) -> PublishConfig:
+        if self.exploration.policy != "none" and self.exploration.candidates < self.k:
+            raise ValueError(
+                f"publish.exploration.candidates {self.exploration.candidates} is below publish.k {self.k}: a list "
+                "would not be filled; raise it"
+            )
+        return self
 
 
 class TrackingConfig(Section):

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from recsys_spark.config.dataset import DatasetConfig
+from recsys_spark.config.experiment import ExperimentConfig
 from recsys_spark.config.log import LogConfig
 from recsys_spark.config.night import (
     SLICES,
@@ -37,6 +38,7 @@ class Config(Section):
     """Parameters by model name, checked against the typed config in the model's file."""
     tune: TuneConfig = TuneConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    experiment: ExperimentConfig = ExperimentConfig()
     promotion: PromotionConfig = PromotionConfig()
     publish: PublishConfig = PublishConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -49,6 +51,9 @@ class Config(Section):
     def _agrees(self) -> Config:
         if self.dataset.split == "column" and "split" not in self.log.columns:
             raise ValueError("dataset.split is 'column' but log.columns maps no 'split'; name the log's column")
+        paid = self.experiment.revenue_attribute
+        if paid is not None and paid not in self.log.attributes:
+            raise ValueError(f"experiment.revenue_attribute {paid!r} is not among log.attributes; name it there too")
         if 10 not in self.evaluation.ks or min(self.evaluation.ks) < 1:
             raise ValueError("evaluation.ks needs 10, and nothing below 1: NDCG@10 decides about promotion")
         sliceable = (*SLICES, "device", "country", *self.log.attributes)

@@ -4,8 +4,8 @@ An id, once given, is for ever: a model trained last night reads tonight's ids. 
 order of their 64-bit hash, so the same events in the same order of nights give the same ids, however many
 partitions they lie in. 0 is the unknown.
 
-A dictionary's manifest has an `id_space`, drawn for its first version and handed on: ids of one space mean the same, those of
-another mean nothing. A warehouse that was wiped gives its versions their names again, but another space.
+A dictionary's manifest has an `id_space`, drawn for its first version and handed on: ids of one space mean the same,
+those of another mean nothing. A warehouse that was wiped gives its versions their names again, but another space.
 
 The hash, `key`, is what the events are joined by: a string is hashed where it is read, and never shuffled.
 """

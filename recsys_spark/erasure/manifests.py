@@ -38,6 +38,8 @@ def update_manifests(root: Path, results: list[FileResult]) -> int:
             _feed(new, version, files)
         elif table == "recommendations":
             new |= {"rows": _rows(files), "users": sum(f.groups.get("users", 0) for f in files)}
+        elif table == "exposures":
+            new["rows"] = _rows(files)
         if new != manifest:
             with replacing(version / MANIFEST) as aside:
                 aside.write_text(json.dumps(new, indent=1), encoding="utf-8")

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+from recsys_spark.hashing import GOLDEN, splitmix64
+
 _CELLS = 1 << 17  # users x replicates weighted at a time: about 2 MiB of temporaries, which stays in the cache
 
 
@@ -127,21 +128,6 @@ def ratio_interval(over: BootstrapSums, under: BootstrapSums, confidence: float,
     found = [over.total / under.total, float(low), float(high)]
     value, low, high = (math.sqrt(x) for x in found) if root else found
     return Interval(value, low, high, round(under.total))
-
-
-def splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Mix every bit of a uint64, one to one: the output function of SplitMix64 (Steele, Lea & Flood 2014).
-
-    The i-th number of the generator with state s is `splitmix64(s + i * 0x9E3779B97F4A7C15)`, so any of them can be
-    had without those before it.
-    """
-    z = x.copy()
-    z ^= z >> np.uint64(30)
-    z *= np.uint64(0xBF58476D1CE4E5B9)
-    z ^= z >> np.uint64(27)
-    z *= np.uint64(0x94D049BB133111EB)
-    z ^= z >> np.uint64(31)
-    return z
 
 
 def poisson_weights(user_ids: ArrayLike, replicates: int, seed: int) -> NDArray[np.uint8]:

@@ -36,7 +36,7 @@ _FROM_POPULARITY, _FROM_TASTE = 20, 20
 _SHOW, _CLICK_AT, _BUY_AT = 0.8, 5.2, 6.0
 """How far the shown list follows affinity, and the affinities at which clicking and buying are even."""
 _DEVICE_SHARES = (0.55, 0.32, 0.08, 0.05)
-_POSITION_BIAS = np.arange(1, SLATE + 1) ** -0.25
+_POSITION_FADE = 0.25
 _HOURS = np.array([2, 1, 1, 1, 1, 1, 2, 3, 4, 4, 4, 4, 5, 5, 4, 4, 5, 6, 8, 10, 12, 11, 8, 4], float)
 """Sessions by hour of the day: few at night, most in the evening."""
 
@@ -106,6 +106,19 @@ def affinity(
     """
     taste = user_start + (user_end - user_start) * (day / (days - 1))
     return _TASTE * taste @ item_vectors.T + _popularity_utility(item_popularity)
+
+
+def click_probability(utility: Floats, position: Ints) -> Floats:
+    """Return how probable a click on an item is that is shown for the first time: `sigmoid(u - 5.2) position^-1/4`.
+
+    Args:
+        utility: of the items, as `affinity` gives it.
+        position: where each is shown, from 1.
+
+    >>> click_probability(np.array([5.2, 5.2]), np.array([1, 16])).tolist()
+    [0.5, 0.25]
+    """
+    return _sigmoid(utility - _CLICK_AT) * position.astype(float) ** -_POSITION_FADE
 
 
 def draw_items(config: GeneratorConfig, seed: int) -> Items:
@@ -204,7 +217,7 @@ def simulate(
     session = np.repeat(np.arange(len(user)), np.minimum(rng.geometric(0.6, len(user)), 4))
     item, utility, shown = _show(rng, items, taste, day, session)
     cell_user = np.broadcast_to(user[session][:, None], shown.shape)
-    clicked = shown & (rng.random(shown.shape) < _sigmoid(utility - _CLICK_AT) * _POSITION_BIAS)
+    clicked = shown & (rng.random(shown.shape) < click_probability(utility, np.arange(1, SLATE + 1)))
     viewed = clicked & (rng.random(shown.shape) < 0.92)
     bought = viewed & (rng.random(shown.shape) < 0.45 * _sigmoid(utility - _BUY_AT))
     rated = viewed & (rng.random(shown.shape) < np.where(bought, 0.5, 0.08))

@@ -142,6 +142,14 @@ def redact(judged: DataFrame, config: LogConfig, unparsed: tuple[str, ...] = UNP
     return rows.select(*(column.alias(name) for name, column in columns.items()))
 
 
+def as_pseudonyms(rows: DataFrame, privacy: PrivacyConfig) -> DataFrame:
+    """Return rows with the column `user_id` as the tables have it, for joining what did not come through the log."""
+    if not privacy.pseudonymise:
+        return rows
+    padded = rows.crossJoin(F.broadcast(_pad_row(rows.sparkSession, privacy)))
+    return padded.withColumn("user_id", _hidden(_USER, F.col("user_id"))).select(rows.columns)
+
+
 def _pad_row(spark: SparkSession, privacy: PrivacyConfig) -> DataFrame:
     """One row with two columns for each purpose, `_inner_<purpose>` and `_outer_<purpose>`."""
     key = read_key(privacy)

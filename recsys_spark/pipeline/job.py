@@ -149,7 +149,7 @@ def last_line(name: str, context: Context, result: StageResult, seconds: float) 
         "stage": name,
         "run_date": str(context.night) if context.night else None,
         "inputs": result.inputs,
-        "outputs": result.outputs,
+        "outputs": _finite(result.outputs),
         "counts": result.counts,
         "metrics": _finite(result.metrics),
         "seconds": round(seconds, 3),

@@ -176,7 +176,11 @@ def measure(context: Context, dataset: Dataset, with_champion: bool = True) -> t
     if champion is not None and champion.version not in {c.version for c in candidates}:
         candidates.append(Candidate("champion", champion.version, champion_path(context, champion)))
     used = {c.name: c.version for c in candidates}
-    settings = (config.evaluation.model_dump(exclude={"folds", "fold_days"}), config.publish.block_users, config.seed)
+    settings = (
+        config.evaluation.model_dump(exclude={"folds", "fold_days", "off_policy"}),
+        config.publish.block_users,
+        config.seed,
+    )
     name = f"{context.day}-{fingerprint(_METRICS_CODE, dataset.name, used, settings)}"
 
     def build(path: Path) -> dict[str, Any]:

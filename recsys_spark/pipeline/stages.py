@@ -15,7 +15,7 @@ from recsys_spark.log.catalogue import ingest_items
 from recsys_spark.log.generate import generate_log as generate
 from recsys_spark.log.ingest import ingest as ingest_events
 from recsys_spark.pipeline import decision as deciding
-from recsys_spark.pipeline import log_checks, night, reconciliation
+from recsys_spark.pipeline import log_checks, night, off_policy, reconciliation
 from recsys_spark.pipeline.context import Context, StageResult
 from recsys_spark.recommendation.publish import publish
 from recsys_spark.tracking import promotion
@@ -142,9 +142,15 @@ def evaluate(context: Context) -> StageResult:
     with night.stage_run(context, "evaluate") as run:
         version, _ = night.measure(context, dataset)
         night.report(context, run, version)
+        earned = off_policy.measure(context, dataset)
+        off_policy.report(run, earned)
     return StageResult(
         inputs={"dataset": dataset.name, "models": version.manifest["candidates"]},
-        outputs={"user_metrics": version.name, "worst_slices": night.worst(context, version)},
+        outputs={
+            "user_metrics": version.name,
+            "worst_slices": night.worst(context, version),
+            "off_policy": {name: found.to_json() for name, found in earned.items()},
+        },
         counts={"users": version.manifest["users"]},
         metrics=version.manifest["results"],
     )
@@ -208,6 +214,7 @@ def recommend(context: Context) -> StageResult:
         outputs={
             "recommendations": version.data,
             "version": version.name,
+            "exposures": context.warehouse.slot("exposures", date=context.day).path.as_posix(),
             "reused": not made,
             "live": context.warehouse.slot("recommendations").current() == version,
         },

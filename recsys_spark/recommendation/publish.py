@@ -16,14 +16,15 @@ from recsys_spark import models
 from recsys_spark.config import PublishConfig
 from recsys_spark.errors import DataError
 from recsys_spark.recommendation.checks import check_lists
+from recsys_spark.recommendation.exploration import GREEDY, policy_name
 from recsys_spark.recommendation.index import Measured, build
-from recsys_spark.recommendation.topk import sample_users, top_k
-from recsys_spark.schemas import ITEM_IDS, RECOMMENDATIONS, USER_IDS
+from recsys_spark.recommendation.topk import Exploring, sample_users, top_k
+from recsys_spark.schemas import EXPOSURES, ITEM_IDS, RECOMMENDATIONS, USER_IDS
 from recsys_spark.warehouse import Slot, Version, Warehouse, fingerprint
 
 _INDEX = "items.ivf"
 _RECALL_USERS = 1_000
-_CODE = ("recommendation", "models", "schemas.py")
+_CODE = ("recommendation", "models", "schemas.py", "hashing.py")
 
 
 def publish(
@@ -32,8 +33,9 @@ def publish(
 ) -> tuple[Version, bool]:  # fmt: skip
     """Write the lists of a run date as a version, check them, and make them the live ones.
 
-    A night that is run again for an earlier day than the published one writes its version and leaves the
-    pointer where it is.
+    What is published is logged in `exposures` first, with its propensities, under the same name; its pointer follows
+    that of the lists. A night that is run again for an earlier day than the published one writes its versions and
+    leaves the pointers where they are: nobody was shown these lists.
 
     Args:
         model, popularity: saved models; the second serves whom the first knows nothing of.
@@ -44,36 +46,55 @@ def publish(
     Raises:
         DataError: the lists fail a check; what was published stays published.
     """
-    slot = warehouse.slot(RECOMMENDATIONS.name)
+    slot, log = warehouse.slot(RECOMMENDATIONS.name), warehouse.slot(EXPOSURES.name, date=until)
     live = slot.current()
     users_of = Path(histories.data) / "known=test"
     name = f"{until}-{fingerprint(_CODE, config.model_dump(), histories.name, model_version, popularity.name)}"
+
+    def expose(path: Path) -> dict[str, Any]:
+        scratch = _scratch(slot, name)
+        index = _index(model, users_of, config, scratch) if config.index != "exact" else None
+        lists = _lists(spark, warehouse, users_of, model, popularity, config, until, scratch, index is not None)
+        EXPOSURES.conform(lists).write.parquet(str(path / "data"))
+        shutil.rmtree(scratch)
+        return {
+            "table": EXPOSURES.name, "run_date": str(until), "model": model_version,
+            "rows": spark.read.parquet(str(path / "data")).count(),
+            "policy": policy_name(config.exploration), "index": asdict(index) if index else None,
+            **warehouse.parents(histories, model, popularity),
+        }  # fmt: skip
 
     def build(path: Path) -> dict[str, Any]:
         users = _active(spark.read.parquet(histories.data), until, config.active_days).persist()
         count = users.count()
         if not count:
             raise DataError(f"no user was active up to {until}; raise publish.active_days")
-        scratch = _scratch(slot, name)
-        index = _index(model, users_of, config, scratch) if config.index != "exact" else None
-        lists = _lists(spark, warehouse, users_of, model, popularity, config, until, scratch, index is not None)
+        exposed, _ = log.materialize(name, expose, flip=False)
+        lists = spark.read.parquet(exposed.data).repartition("user_id").sortWithinPartitions("user_id", "rank")
         RECOMMENDATIONS.conform(lists).write.parquet(str(path / "data"))
         last = slot_before(warehouse, name)
-        checked = check_lists(
-            spark.read.parquet(str(path / "data")), _seen(spark, warehouse, users), count,
-            _trained(popularity), spark.read.parquet(last.data) if last else None, config,
-        )  # fmt: skip
+        try:
+            checked = check_lists(
+                spark.read.parquet(str(path / "data")), _seen(spark, warehouse, users), count,
+                _trained(popularity), spark.read.parquet(last.data) if last else None, config,
+            )  # fmt: skip
+        except DataError:
+            shutil.rmtree(exposed.path)  # never shown to anyone
+            raise
         users.unpersist()
-        shutil.rmtree(scratch)
         ids = [warehouse.slot(table.name).current() for table in (USER_IDS, ITEM_IDS)]
         return {
             "table": RECOMMENDATIONS.name, "run_date": str(until), "model": model_version,
-            "histories": histories.name, "index": asdict(index) if index else None, **asdict(checked),
-            **warehouse.parents(histories, model, popularity, *ids),
+            "histories": histories.name, "index": exposed.manifest["index"], **asdict(checked),
+            **warehouse.parents(exposed, histories, model, popularity, *ids),
         }  # fmt: skip
 
     older = live is not None and live.manifest["run_date"] > str(until)
-    return slot.materialize(name, build, flip=not older)
+    version, made = slot.materialize(name, build, flip=not older)
+    exposed = log.version(name)
+    if not older and exposed is not None:
+        log.flip(exposed)
+    return version, made
 
 
 def slot_before(warehouse: Warehouse, name: str) -> Version | None:
@@ -92,22 +113,24 @@ def _lists(
     config: PublishConfig, until: dt.date, scratch: Path, indexed: bool,
 ) -> DataFrame:  # fmt: skip
     since = until - dt.timedelta(days=config.active_days - 1) if config.active_days else None
+    explores = config.exploration.policy != "none"
     rows = top_k(
         spark, histories, model, config.k, config.block_users, scratch,
         index=scratch / _INDEX if indexed else None, fallback=popularity, since=since,
+        exploring=Exploring(config.exploration, until) if explores else None,
     )  # fmt: skip
-    pairs = F.posexplode(F.arrays_zip("items", "scores"))
+    policy = F.col("policy") if explores else F.lit(GREEDY)
+    chance = F.col("pair.propensities") if explores else F.lit(1.0)
+    pairs = F.posexplode(F.arrays_zip("items", "scores", *(["propensities"] if explores else [])))
     return (
-        rows.select("user_id", "model", pairs.alias("position", "pair"))
+        rows.select("user_id", "model", policy.alias("policy"), pairs.alias("position", "pair"))
         .select(
             F.col("user_id").alias("id"), "model", (F.col("position") + 1).alias("rank"),
             F.col("pair.items").alias("item"), F.col("pair.scores").alias("score"),
-            F.lit(until).alias("run_date"),
+            F.lit(until).alias("run_date"), "policy", chance.alias("propensity"),
         )
         .join(_raw(spark, warehouse, USER_IDS.name, "id", "user_id"), "id", "left")
         .join(_raw(spark, warehouse, ITEM_IDS.name, "item", "item_id"), "item", "left")
-        .repartition("user_id")
-        .sortWithinPartitions("user_id", "rank")
     )  # fmt: skip
 
 

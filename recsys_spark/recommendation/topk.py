@@ -7,11 +7,13 @@ on where it stopped: a row group whose file of lists stands is not looked at aga
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 import os
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,10 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from threadpoolctl import threadpool_limits
 
 from recsys_spark import models
+from recsys_spark.config import ExplorationConfig
 from recsys_spark.models.base import Floats, Ints, Recommender, UserBlock
 from recsys_spark.recommendation import index as indexes
+from recsys_spark.recommendation.exploration import GREEDY, explore, policy_name
 from recsys_spark.recommendation.select import blocks, recommend_block
 from recsys_spark.session import deal, task_threads
 
@@ -34,6 +38,8 @@ TOP_K = pa.schema([
     ("items", pa.list_(pa.int32())), ("scores", pa.list_(pa.float32())),
 ])  # fmt: skip
 """One row per user; lists are shorter than k where fewer items can be recommended, possibly empty."""
+EXPLORED = TOP_K.append(pa.field("policy", pa.string())).append(pa.field("propensities", pa.list_(pa.float64())))
+"""The same with how a list was drawn, and the propensity of each item."""
 Ask = Callable[[UserBlock, int], tuple[Ints, Floats]]
 """Takes B users and k, and returns items [B, k] and scores [B, k]."""
 _COLUMNS = ["user_id", "items", "weights", "ratings"]
@@ -41,9 +47,9 @@ _COLUMNS = ["user_id", "items", "weights", "ratings"]
 
 def top_k(
     spark: SparkSession, histories: Path, model: Path, k: int, block_users: int, out: Path,
-    *, index: Path | None = None, fallback: Path | None = None, since: Any = None,
+    *, index: Path | None = None, fallback: Path | None = None, since: Any = None, exploring: Exploring | None = None,
 ) -> DataFrame:  # fmt: skip
-    """Recommend k unseen items to every user: rows of `TOP_K`.
+    """Recommend k unseen items to every user: rows of `TOP_K`, of `EXPLORED` where lists are drawn.
 
     Args:
         histories: Parquet files with the columns of the `histories` table, for one moment.
@@ -54,7 +60,9 @@ def top_k(
         index: an index of the model, which then is not asked for the scores of every item.
         fallback: a saved model that serves whom the first does not know.
         since: leave out users whose `last_day` is before this day.
+        exploring: how lists are drawn from the best items; None = the k best.
     """
+    schema = TOP_K if exploring is None else EXPLORED
     out.mkdir(parents=True, exist_ok=True)
     groups = [
         (file, group, out / f"{file.stem[:40]}-{group:05d}.parquet")
@@ -71,19 +79,27 @@ def top_k(
         ask = functools.partial(recommend_block, first) if index is None else _index(index, model).recommend_block
         served = first.name, ask, models.load(fallback) if fallback else None
         aside = lists.with_name(f".{lists.name}.{uuid.uuid4().hex}")
-        with threadpool_limits(threads), pq.ParquetWriter(aside, TOP_K, compression="zstd") as writer:
+        with threadpool_limits(threads), pq.ParquetWriter(aside, schema, compression="zstd") as writer:
             for rows in _read(file, group, block_users * threads, since):
                 users = read_block(rows)
                 share = -(-len(users) // threads)
                 with ThreadPoolExecutor(threads) as pool:
-                    parts = pool.map(lambda part: _lists(*served, part, k), blocks(users, max(1, share)))
+                    parts = pool.map(lambda part: _lists(*served, part, k, exploring), blocks(users, max(1, share)))
                     for part in parts:
                         writer.write_batch(part)
         os.replace(aside, lists)
 
     if todo:
         deal(context, todo).foreach(recommend)
-    return spark.read.schema(from_arrow_schema(TOP_K)).parquet(*(str(group[2]) for group in groups))
+    return spark.read.schema(from_arrow_schema(schema)).parquet(*(str(group[2]) for group in groups))
+
+
+@dataclass(frozen=True)
+class Exploring:
+    """How the lists of a night are drawn."""
+
+    config: ExplorationConfig
+    night: dt.date
 
 
 @functools.lru_cache(maxsize=1)
@@ -125,14 +141,26 @@ def _read(file: Path, group: int, size: int, since: Any) -> Iterator[pa.RecordBa
             yield batch
 
 
-def _lists(name: str, ask: Ask, fallback: Recommender | None, users: UserBlock, k: int) -> pa.RecordBatch:
-    items, scores = ask(users, k)
+def _lists(
+    name: str, ask: Ask, fallback: Recommender | None, users: UserBlock, k: int, exploring: Exploring | None
+) -> pa.RecordBatch:
+    n = k if exploring is None else max(k, exploring.config.candidates)
+    items, scores = ask(users, n)
     names = np.full(len(users), name, object)
     cold = np.flatnonzero(~(items > 0).any(axis=1))
     if len(cold) and fallback is not None:
-        items[cold], scores[cold] = recommend_block(fallback, users.only(cold), k)
+        items[cold], scores[cold] = recommend_block(fallback, users.only(cold), n)
         names[cold] = fallback.name
-    return to_batch(users.user_id, names, items, scores)
+    if exploring is None:
+        return to_batch(users.user_id, names, items, scores)
+    shown, of, chances, explores = explore(items, scores, users.user_id, k, exploring.config, exploring.night)
+    drawn = np.where(explores, policy_name(exploring.config), GREEDY)
+    lists = to_batch(users.user_id, names, shown, of)
+    more = [
+        pa.array(drawn, pa.string()),
+        pa.ListArray.from_arrays(lists["items"].offsets, pa.array(chances[shown > 0])),
+    ]
+    return pa.RecordBatch.from_arrays([*lists.columns, *more], schema=EXPLORED)
 
 
 def to_batch(user_id: Ints, names: np.ndarray, items: Ints, scores: Floats) -> pa.RecordBatch:

@@ -69,7 +69,8 @@ def train_baseline(
         return {
             "model": name, "config": settings.model_dump(), "dataset": dataset.name, "inputs": inputs,
             **warehouse.parents(dataset.interactions, *used.values()),
-            "id_space": dataset.interactions.manifest["id_space"], "steps": steps, "seconds": time.perf_counter() - start,
+            "id_space": dataset.interactions.manifest["id_space"],
+            "steps": steps, "seconds": time.perf_counter() - start,
         }  # fmt: skip
 
     slot = warehouse.slot(f"models/{name}", date=dataset.name[:10])
