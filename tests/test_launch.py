@@ -8,11 +8,12 @@ from night import write_config
 from tqdm import tqdm
 
 from recsys_spark.config import load_config
-from recsys_spark.errors import ConfigError
+from recsys_spark.errors import ConfigError, DataError
 from recsys_spark.log.suppression import FINISHED, TABLE
 from recsys_spark.models import check_models, neumf
 from recsys_spark.training.job import STOP, Epoch, read_epochs, write_epochs
-from recsys_spark.training.launch import StopTraining, _cause, _Report, feed_of, training_job
+from recsys_spark.training.launch import StopTraining, _Report, feed_of, training_job
+from recsys_spark.training.ranks import cause_of, failure
 from recsys_spark.warehouse import Warehouse
 
 
@@ -78,14 +79,17 @@ def test_epochs_survive_the_disk(tmp_path):
 def test_the_cause_of_a_failed_training_is_the_exceptions_own_line(tmp_path):
     log = tmp_path / "ranks.log"
     log.write_text(
+        "[0]<stderr>:horovod.common.exceptions.HorovodInternalError: Connection closed by peer\n"
         "[1]<stderr>:Traceback (most recent call last):\n"
         '[1]<stderr>:  File "loop.py", line 3, in train\n'
         "[1]<stderr>:recsys_spark.errors.DataError: neumf: the loss is nan in epoch 3; lower its learning_rate\n"
         "[0]<stderr>:RuntimeError: a peer has gone\n"
     )
-    assert _cause(log) == "recsys_spark.errors.DataError: neumf: the loss is nan in epoch 3; lower its learning_rate"
+    assert cause_of(log) == "recsys_spark.errors.DataError: neumf: the loss is nan in epoch 3; lower its learning_rate"
+    error = failure("neumf", log, RuntimeError("exit code 1"))
+    assert isinstance(error, DataError) and str(error).startswith("neumf: the loss is nan")
     log.write_text("nothing to see\n")
-    assert _cause(log) == ""
+    assert cause_of(log) == ""
 
 
 def test_another_reader_is_another_version(tmp_path):

@@ -55,7 +55,7 @@ class NegativeSampler(nn.Module):
             weights = item_counts[self.items].double() ** _POWER
             self.cumulative = torch.cumsum(weights, 0) / weights.sum()
         self.log_q = torch.zeros(self.n_items)
-        self.log_q[self.items] = torch.log(weights / weights.sum()).float()
+        self.log_q[self.items] = torch.log(weights / weights.sum()).to(self.log_q.dtype)
         if positives is not None:
             self.positives = positives
 

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from recsys_spark.models import losses
 from recsys_spark.models.negatives import NegativeSampler
-from recsys_spark.models.torch_recommender import TorchConfig
+from recsys_spark.models.torch_recommender import RowConfig
 
 _LOSSES = {"softmax": losses.sampled_softmax, "bce": losses.bce}
 _PAIRS_AT_ONCE = 1 << 24  # activations of one chunk of the full-catalogue pass: 64 MB in float32
 
 
-class Config(TorchConfig):
+class Config(RowConfig):
     """Sizes and sampling of NeuMF."""
 
     dim: int = Field(64, ge=1)
@@ -49,8 +49,9 @@ class Network(nn.Module):
         super().__init__()
         D, (first, *rest) = config.dim, config.hidden
         self.config = config
-        self.user_gmf, self.item_gmf = nn.Embedding(n_users, D), nn.Embedding(n_items, D)
-        self.user_mlp, self.item_mlp = nn.Embedding(n_users, D), nn.Embedding(n_items, D)
+        rows = config.sparse_gradients
+        self.user_gmf, self.item_gmf = (nn.Embedding(n, D, sparse=rows) for n in (n_users, n_items))
+        self.user_mlp, self.item_mlp = (nn.Embedding(n, D, sparse=rows) for n in (n_users, n_items))
         self.user_in = nn.Linear(D, first)
         self.item_in = nn.Linear(D, first, bias=False)  # the two halves of one layer on [u; i]
         widths = [first, *rest]
