@@ -10,6 +10,10 @@ from recsys_spark.errors import ConfigError, DataError, RunError, UserError
 from recsys_spark.training.job import TrainingJob
 
 _START_TIMEOUT = 120  # seconds for Spark to give all ranks a slot at once
+_LINE = re.compile(r"\[(?P<rank>\d+)\]<stderr>:\s*(?P<error>[A-Za-z_][\w.]*(Error|Exception)\b.*)")
+"""A line of the ranks' output that names an error."""
+_ANSWERS = ("HorovodInternalError", "Horovod has been shut down")
+"""What a rank says that lost another one: its error is no cause."""
 
 
 def on_spark(job: TrainingJob, ranks: int) -> None:
@@ -40,28 +44,30 @@ def on_spark(job: TrainingJob, ranks: int) -> None:
                 env=dict(os.environ), stdout=output, stderr=output,
             )  # fmt: skip
     except Exception as error:
-        raise failure(job.model, log, error) from error
+        raise failure(job.model, log, error, ranks) from error
 
 
 def _on_one_machine(master: str) -> bool:
     return master.startswith("local") or "127.0.0.1" in master or "localhost" in master
 
 
-def failure(model: str, log: Path, error: Exception) -> UserError:
+def failure(model: str, log: Path, error: Exception, ranks: int) -> UserError:
     """Make one line of why the ranks failed, with the exit code that it has where a rank said what is to be done."""
-    cause = cause_of(log)
-    for kind in (ConfigError, DataError, RunError):
-        name = f"{kind.__module__}.{kind.__name__}: "
-        if cause.startswith(name):
-            return kind(cause.removeprefix(name))
-    return RunError(f"training {model} failed: {cause or ' '.join(str(error).split())}; all of it is in {log}")
-
-
-def cause_of(log: Path) -> str:
-    """Find the exception's own line in the ranks' output: the first one that is no answer to another rank's."""
-    lines = [
-        line.split("<stderr>:")[-1].strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
-    ]
-    named = [line for line in lines if re.match(r"[A-Za-z_][\w.]*(Error|Exception)\b", line)]
-    own = [line for line in named if "HorovodInternalError" not in line]
-    return next(iter(own or named), "")
+    said = [_LINE.match(line) for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    named = [(int(found["rank"]), found["error"].strip()) for found in said if found]
+    own = [text for _, text in named if not any(answer in text for answer in _ANSWERS)]
+    silent = sorted(set(range(ranks)) - {rank for rank, _ in named})
+    if own:
+        cause = own[0]
+        for kind in (ConfigError, DataError, RunError):
+            name = f"{kind.__module__}.{kind.__name__}: "
+            if cause.startswith(name):
+                return kind(cause.removeprefix(name))
+    elif silent and named:
+        cause = (
+            f"rank {silent[0]} died without a word, so something killed it; if memory ran out, "
+            "lower the model's batch_size or train.ranks, else run the same command again"
+        )
+    else:
+        cause = named[0][1] if named else " ".join(str(error).split())
+    return RunError(f"training {model} failed: {cause}; the ranks' output is in {log}")
