@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recsys_spark.models.sequence import FILES, Block, Dropout, SequenceConfig, SequenceNetwork, initialise, to_front
+from recsys_spark.models.dropout import Dropout
+from recsys_spark.models.sequence import FILES, Block, SequenceConfig, SequenceNetwork, initialise, to_front
 
 SHARES = FILES
 

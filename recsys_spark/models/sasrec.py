@@ -6,7 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recsys_spark.models.sequence import FILES, Block, Dropout, NextItemNetwork, SequenceConfig, initialise
+from recsys_spark.models.dropout import Dropout
+from recsys_spark.models.sequence import FILES, Block, NextItemNetwork, SequenceConfig, initialise
 
 SHARES = FILES
 

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recsys_spark.models.dropout import Dropout
 from recsys_spark.models.losses import in_batch_softmax
 from recsys_spark.models.torch_recommender import RowConfig
 
@@ -45,8 +46,8 @@ class Network(nn.Module):
         self.user, self.item = (
             nn.Embedding(n, D, padding_idx=0, sparse=config.sparse_gradients) for n in (n_users, n_items)
         )
-        self.user_tower = nn.Sequential(nn.Linear(2 * D, H), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(H, D))
-        self.item_tower = nn.Sequential(nn.Linear(D, H), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(H, D))
+        self.user_tower = nn.Sequential(nn.Linear(2 * D, H), nn.ReLU(), Dropout(config.dropout), nn.Linear(H, D))
+        self.item_tower = nn.Sequential(nn.Linear(D, H), nn.ReLU(), Dropout(config.dropout), nn.Linear(H, D))
         self.register_buffer("log_q", torch.zeros(n_items), persistent=False)
         for table in (self.user, self.item):
             nn.init.normal_(table.weight[1:], std=0.1)

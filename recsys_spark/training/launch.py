@@ -32,6 +32,7 @@ _CODE = (
     "training",
     "feed",
     "models/base.py",
+    "models/dropout.py",
     "models/losses.py",
     "models/negatives.py",
     "models/torch_recommender.py",
