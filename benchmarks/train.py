@@ -47,7 +47,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 TARGET, TARGET_CPU = 0.1014, 370.0  # RecBole's SASRec on the test part, and the CPU-seconds that it took
 SASREC_LENGTH = 21  # as conf/models/sasrec.yaml has it: histories of 20 and the item behind them
-LARGE_USERS, LARGE_ITEMS, LARGE_ROWS, LARGE_BATCH = 1_000_000, 100_000, 163_840, 8_192
+LARGE_USERS, LARGE_ITEMS, LARGE_ROWS, LARGE_BATCH = 1_000_000, 100_000, 163_840, 4_096
 
 
 def generated() -> pd.DataFrame:
@@ -126,37 +126,38 @@ def to_quality(root: Path) -> Row:
     return faster(work, cpu, "s", RECBOLE, TARGET_CPU, 5)
 
 
-def write_large(root: Path) -> Path:
+def write_large(root: Path, share: float) -> Path:
     """Write pairs with histories of a million users, each of whom is trained, and a hundred thousand items."""
     rng = np.random.default_rng(5)
-    popular = np.cumsum(np.arange(1, LARGE_ITEMS + 1) ** -0.8)
-    names = rng.permutation(LARGE_ITEMS) + 1
-    drawn = names[np.searchsorted(popular, rng.random((LARGE_ROWS, LENGTH + 1)) * popular[-1])]
-    pairs = {"user_id": rng.integers(1, LARGE_USERS + 1, LARGE_ROWS), "item_id": drawn[:, 0], "history": drawn[:, 1:]}
-    write_known(write_feed(root / "pairs", pairs, LENGTH), np.arange(1, LARGE_USERS + 1), np.arange(1, LARGE_ITEMS + 1))
+    users, items, rows = (int(n * share) for n in (LARGE_USERS, LARGE_ITEMS, LARGE_ROWS))
+    popular = np.cumsum(np.arange(1, items + 1) ** -0.8)
+    names = rng.permutation(items) + 1
+    drawn = names[np.searchsorted(popular, rng.random((rows, LENGTH + 1)) * popular[-1])]
+    pairs = {"user_id": rng.integers(1, users + 1, rows), "item_id": drawn[:, 0], "history": drawn[:, 1:]}
+    write_known(write_feed(root / "pairs", pairs, LENGTH), np.arange(1, users + 1), np.arange(1, items + 1))
     some = range(1, 33)
     write_histories(root / "valid", {u: drawn[u].tolist() for u in some}, {u: [int(names[u])] for u in some})
     return root
 
 
-def as_rank(root: Path, folder: Path, sparse: bool) -> None:
+def as_rank(root: Path, folder: Path, batch: int, sparse: bool) -> None:
     """Be one of the ranks of a two-tower training on what `write_large` has written."""
     hvd.init()
-    settings = {"dim": 64, "batch_size": LARGE_BATCH // hvd.size(), "epochs": 3, "sparse_gradients": sparse}
+    settings = {"dim": 64, "batch_size": batch // hvd.size(), "epochs": 3, "sparse_gradients": sparse}
     train(job(root, folder, "two_tower", settings, threads=1))
 
 
-def ranks(root: Path) -> list[Row]:
+def ranks(root: Path, share: float) -> list[Row]:
     """Two ranks beside one, a thread each, the global batch equal; and dense gradients beside sparse ones."""
-    write_large(root)
+    write_large(root, share)
     rates = {}
     for number, sparse in ((1, True), (2, True), (2, False)):
         folder = root / f"{number}-{sparse}"
         command = ["horovodrun", "-np", str(number), "--gloo", sys.executable, __file__, "--as-rank", str(root)]
-        command += [str(folder), "sparse" if sparse else "dense"]
+        command += [str(folder), str(int(LARGE_BATCH * share)), "sparse" if sparse else "dense"]
         subprocess.run(command, check=True, stdout=sys.stderr, env={**os.environ, "OMP_NUM_THREADS": "1"})
         rates[number, sparse] = median(e.samples_per_second for e in read_epochs(folder)[1:])
-    work = "two-tower, 1 M users × 100 k items × 64, two ranks"
+    work = f"two-tower, {share:g} × (1 M users, 100 k items) × 64, two ranks"
     two = rates[2, True]
     return [
         faster(work, two, "rows/s", "one rank", rates[1, True], 1.7),
@@ -185,7 +186,7 @@ def main(options: argparse.Namespace) -> None:
     parts["epochs"] = lambda root: epochs(write_log(root, log, LENGTH, LENGTH))
     if options.movielens:
         parts["quality"] = lambda root: [to_quality(write_log(root, log, SASREC_LENGTH, SASREC_LENGTH - 1))]
-    parts["ranks"] = ranks
+    parts["ranks"] = lambda root: ranks(root, options.share)
     if torch.cuda.is_available():
         parts["gpu"] = on_gpu
     rows = []
@@ -198,9 +199,10 @@ def main(options: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--as-rank"]:
-        as_rank(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4] == "sparse")
+        as_rank(Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), sys.argv[5] == "sparse")
         sys.exit()
     arguments = parser(__doc__.splitlines()[0])
     arguments.add_argument("--movielens", type=Path, help="MovieLens-100k as leave_one_out.csv, with its split")
+    arguments.add_argument("--share", type=float, default=1.0, help="of the tables that two ranks train, to try it out")
     arguments.add_argument("--only", choices=["epochs", "quality", "ranks", "gpu"], help="measure this part alone")
     main(arguments.parse_args())
