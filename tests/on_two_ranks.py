@@ -14,7 +14,7 @@ from recsys_spark.training.rows import exchange
 
 LOOKED_UP = {0: [1, 4, 1], 1: []}, {0: [], 1: []}, {0: [5], 1: [0, 5]}
 """Rows that each rank looks up in three steps; the gradient of rank r's k-th is r + 1 + k / 10."""
-EVERY_ROW = {"batch_size": 48, "epochs": 4, "negatives": 40, "clip_norm": 0.1}
+EVERY_ROW = {"batch_size": 48, "epochs": 4, "negatives": 40, "clip_norm": 1e-3}
 TRAININGS = {
     "dense": (EVERY_ROW, {}),
     "rows": ({**EVERY_ROW, "sparse_gradients": True}, {}),

@@ -120,6 +120,7 @@ def test_a_rank_of_spark_that_dies_ends_the_job_within_a_minute(prepared, capfd)
     assert "training neumf failed: rank 1 died without a word" in line and "ranks.log" in line
 
 
+@pytest.mark.slow
 def test_a_rank_of_horovodrun_that_dies_ends_all_within_a_minute(prepared):
     root, config = prepared
     process = horovodrun(config, *ENDLESS, "seed=7")
