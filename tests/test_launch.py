@@ -8,11 +8,12 @@ from night import write_config
 from tqdm import tqdm
 
 from recsys_spark.config import load_config
-from recsys_spark.errors import ConfigError
+from recsys_spark.errors import ConfigError, DataError, RunError
 from recsys_spark.log.suppression import FINISHED, TABLE
 from recsys_spark.models import check_models, neumf
 from recsys_spark.training.job import STOP, Epoch, read_epochs, write_epochs
-from recsys_spark.training.launch import StopTraining, _cause, _Report, feed_of, training_job
+from recsys_spark.training.launch import StopTraining, _Report, feed_of, training_job
+from recsys_spark.training.ranks import failure
 from recsys_spark.warehouse import Warehouse
 
 
@@ -75,17 +76,31 @@ def test_epochs_survive_the_disk(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["epochs.jsonl"]
 
 
-def test_the_cause_of_a_failed_training_is_the_exceptions_own_line(tmp_path):
+LOST = "[0]<stderr>:horovod.common.exceptions.HorovodInternalError: Connection closed by peer\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "line"),
+    [
+        (
+            LOST + "[1]<stderr>:Traceback (most recent call last):\n"
+            '[1]<stderr>:  File "loop.py", line 3, in train\n'
+            "[1]<stderr>:recsys_spark.errors.DataError: neumf: the loss is nan in epoch 3\n"
+            "[0]<stderr>:RuntimeError: Horovod has been shut down. This was caused by\n",
+            DataError,
+            "neumf: the loss is nan in epoch 3",
+        ),
+        (LOST + "[1]<stderr>:ValueError: no such row\n", RunError, "training neumf failed: ValueError: no such row; "),
+        (LOST + "[1]<stdout>:epoch 3\n", RunError, "training neumf failed: rank 1 died without a word"),
+        ("nothing to see\n", RunError, "training neumf failed: a slot was lost; "),
+    ],
+    ids=["the user's to mend", "a fault", "killed", "nothing"],
+)
+def test_the_cause_of_a_failed_training_is_what_the_first_rank_says_that_lost_no_other(tmp_path, said, kind, line):
     log = tmp_path / "ranks.log"
-    log.write_text(
-        "[1]<stderr>:Traceback (most recent call last):\n"
-        '[1]<stderr>:  File "loop.py", line 3, in train\n'
-        "[1]<stderr>:recsys_spark.errors.DataError: neumf: the loss is nan in epoch 3; lower its learning_rate\n"
-        "[0]<stderr>:RuntimeError: a peer has gone\n"
-    )
-    assert _cause(log) == "recsys_spark.errors.DataError: neumf: the loss is nan in epoch 3; lower its learning_rate"
-    log.write_text("nothing to see\n")
-    assert _cause(log) == ""
+    log.write_text(said)
+    error = failure("neumf", log, RuntimeError("a slot\nwas lost"), 2)
+    assert type(error) is kind and str(error).startswith(line) and "\n" not in str(error)
 
 
 def test_another_reader_is_another_version(tmp_path):

@@ -470,7 +470,7 @@ def neumf_network(**settings):
 @pytest.mark.parametrize("pairs_at_once", [1, 11 * 7 * 2, 1 << 24])
 @pytest.mark.parametrize("hidden", [[7], [7, 6, 3]])
 def test_neumf_whole_catalogue_equals_pair_by_pair(monkeypatch, pairs_at_once, hidden):
-    monkeypatch.setattr(neumf, "_PAIRS_AT_ONCE", pairs_at_once)
+    monkeypatch.setitem(neumf._AT_ONCE, "cpu", pairs_at_once)
     network = neumf_network(hidden=hidden)
     users, items = torch.arange(9), torch.arange(11)
     with torch.inference_mode():

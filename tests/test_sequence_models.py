@@ -9,7 +9,8 @@ import torch
 from recsys_spark.models import bert4rec, caser, gru4rec, module_of, sasrec
 from recsys_spark.models.attention import Block
 from recsys_spark.models.base import UserBlock
-from recsys_spark.models.sequence import Dropout, to_front
+from recsys_spark.models.dropout import Dropout
+from recsys_spark.models.sequence import to_front
 from recsys_spark.models.torch_recommender import TorchRecommender
 
 FORWARDS = ("sasrec", "gru4rec", "caser")

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from recsys_spark.config.section import Section
 
 ReaderName = Literal["petastorm", "arrow"]
+Precision = Literal["float32", "bfloat16", "float16"]
+Compression = Literal["none", "fp16"]
 
 
 SLICES = ("activity", "tenure", "user", "item")
@@ -45,6 +47,14 @@ class TrainConfig(Section):
     """Threads per rank that read the feed ahead; the order of rows is the same for any number."""
     reader: ReaderName = "petastorm"
     """What reads the feed: Petastorm, or plain pyarrow."""
+    scale_learning_rate: bool = False
+    """Multiply a model's `learning_rate` by the ranks, reached over its `warmup_steps` or, without, five epochs."""
+    precision: Precision = "float32"
+    """What losses are computed in: lower ones are for GPUs. Weights stay in float32; float16 gets a loss scale."""
+    compression: Compression = "none"
+    """What the gradients of layers are sent as between ranks; those of tables by rows always go as they are."""
+    deterministic: bool = False
+    """The same weights to the bit from run to run on GPUs too: slower; an operation that cannot is an error."""
 
     @model_validator(mode="after")
     def _has_popularity(self) -> TrainConfig:

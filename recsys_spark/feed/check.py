@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys_spark.errors import ConfigError, DataError
+
+_TABLES = {"user_id": "users", "item_id": "items", "items": "items", "history": "items"}
+"""Which table the ids of a column are rows of."""
 
 
 def check_feed(path: Path, manifest: dict[str, Any], columns: Sequence[str], batch_size: int, ranks: int) -> None:
@@ -44,6 +48,40 @@ def check_feed(path: Path, manifest: dict[str, Any], columns: Sequence[str], bat
     lengths: dict[str, int] = {}
     for entry in manifest["files"]:
         _check_file(path / "data" / entry["file"], entry["rows"], {name: types[name] for name in columns}, lengths)
+
+
+def check_ids(path: Path, manifest: dict[str, Any], columns: Sequence[str], known: Mapping[str, int]) -> None:
+    """Hold the ids of a feed against the tables that they are looked up in.
+
+    Args:
+        columns: those that a model reads; what is no column of ids is left alone.
+        known: rows of the tables of `users` and `items`.
+
+    Raises:
+        DataError: an id is negative or past its table. Names the file, the column and both numbers.
+    """
+    for entry in manifest["files"]:
+        file = path / "data" / entry["file"]
+        for column in columns:
+            if column in _TABLES:
+                table = _TABLES[column]
+                least, most = _extent(file, column)
+                if least < 0 or most >= known[table]:
+                    raise DataError(
+                        f"{file}: {column!r} has ids from {least} to {most}, the table of {table} has rows 0 to "
+                        f"{known[table] - 1}; {_remedy(file)}"
+                    )
+
+
+def _extent(file: Path, column: str) -> tuple[int, int]:
+    """Return a column's least and greatest value, from the footer or, where that has none, from the rows."""
+    metadata, schema = footer(file)
+    noted = metadata.row_group(0).column(schema.names.index(column)).statistics
+    if noted is not None and noted.has_min_max:
+        return noted.min, noted.max
+    values = pq.read_table(file, columns=[column])[column].combine_chunks()
+    found = pc.min_max(values.flatten() if pa.types.is_list(values.type) else values).as_py()
+    return found["min"], found["max"]
 
 
 def _check_file(file: Path, rows: int, types: dict[str, str], lengths: dict[str, int]) -> None:

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys_spark.models import sequence
-from recsys_spark.models.sequence import Dropout, SequenceConfig
+from recsys_spark.models.dropout import Dropout
+from recsys_spark.models.sequence import SequenceConfig
 
 FILES = ("models/attention.py", *sequence.FILES)
 """What a model of attention `SHARES`."""

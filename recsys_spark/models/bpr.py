@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from recsys_spark.models import losses
 from recsys_spark.models.negatives import NegativeSampler, SamplingConfig, draw_hardest
+from recsys_spark.models.torch_recommender import RowConfig
 
 
-class Config(SamplingConfig):
+class Config(SamplingConfig, RowConfig):
     """Sizes and sampling of BPR."""
 
     dim: int = Field(64, ge=1)
@@ -36,8 +37,9 @@ class Network(nn.Module):
     def __init__(self, config: Config, n_users: int, n_items: int) -> None:
         super().__init__()
         self.config = config
-        self.user, self.item = nn.Embedding(n_users, config.dim), nn.Embedding(n_items, config.dim)
-        self.item_bias = nn.Embedding(n_items, 1) if config.bias else None
+        rows = config.sparse_gradients
+        self.user, self.item = (nn.Embedding(n, config.dim, sparse=rows) for n in (n_users, n_items))
+        self.item_bias = nn.Embedding(n_items, 1, sparse=rows) if config.bias else None
         self.sampler = NegativeSampler(n_items, config.draw)
         for table in (self.user, self.item):
             nn.init.normal_(table.weight, std=0.05)

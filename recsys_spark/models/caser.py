@@ -12,7 +12,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recsys_spark.models.sequence import FILES, Dropout, NextItemNetwork, SequenceConfig, initialise
+from recsys_spark.models.dropout import Dropout
+from recsys_spark.models.sequence import FILES, NextItemNetwork, SequenceConfig, initialise
 
 SHARES = FILES
 

@@ -9,7 +9,8 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from recsys_spark.models.sequence import FILES, Dropout, NextItemNetwork, SequenceConfig, initialise
+from recsys_spark.models.dropout import Dropout
+from recsys_spark.models.sequence import FILES, NextItemNetwork, SequenceConfig, initialise
 
 SHARES = FILES
 _CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}

@@ -58,7 +58,9 @@ class Network(nn.Module):
 
     def spread(self) -> Tensor:
         """Return all users' and items' vectors, made by the graph of the embeddings, [n_users + n_items, D]."""
-        return _Spread.apply(torch.cat([self.user.weight, self.item.weight]), self.graph, self.config.layers)
+        own = torch.cat([self.user.weight, self.item.weight])
+        with torch.autocast(own.device.type, enabled=False):  # there are no sparse products of 16 bits
+            return _Spread.apply(own, self.graph, self.config.layers)
 
     def train(self, mode: bool = True) -> Network:
         """Turn to training or, with the vectors made anew if there is a graph to make them, to evaluation."""

@@ -1,7 +1,8 @@
 """What networks minimise: each loss a function of logits, with its formula and its source.
 
 Shapes: B rows, n negatives for each. `positive` are the logits of what happened, [B]; `negative` those of what was
-drawn against it, [B, n]. Every loss is the mean over the rows.
+drawn against it, [B, n]. Every loss is the mean over the rows. Logits of 16 bits are widened first: their sums and
+exponentials leave what those hold.
 """
 
 from __future__ import annotations
@@ -16,11 +17,17 @@ from torch.nn import functional as F
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
+def wide(logits: Tensor) -> Tensor:
+    """Return logits of 16 bits as float32, and others as they are."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
 def bce(positive: Tensor, negative: Tensor) -> Tensor:
     """Binary cross-entropy: -log σ(s⁺) - Σ log(1 - σ(s⁻)), per row over its 1 + n logits.
 
     He et al. 2017, "Neural collaborative filtering", equation 7.
     """
+    positive, negative = wide(positive), wide(negative)
     return (F.softplus(-positive) + F.softplus(negative).sum(dim=1)).mean() / (1 + negative.shape[1])
 
 
@@ -29,7 +36,7 @@ def bpr(positive: Tensor, negative: Tensor) -> Tensor:
 
     Rendle et al. 2009, "BPR: Bayesian personalized ranking from implicit feedback".
     """
-    return F.softplus(negative - positive[:, None]).mean()
+    return F.softplus(wide(negative) - wide(positive)[:, None]).mean()
 
 
 def sampled_softmax(positive: Tensor, negative: Tensor) -> Tensor:
@@ -38,12 +45,13 @@ def sampled_softmax(positive: Tensor, negative: Tensor) -> Tensor:
     Jean et al. 2015, "On using very large target vocabulary for neural machine translation". Where negatives are not
     drawn uniformly, the logarithm of what each is expected to be drawn has been taken from its logit: see `corrected`.
     """
+    positive, negative = wide(positive), wide(negative)
     return (torch.logsumexp(torch.cat([positive[:, None], negative], dim=1), dim=1) - positive).mean()
 
 
 def full_softmax(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy over the whole catalogue: logits [B, n_items], the items that happened [B]."""
-    return F.cross_entropy(logits, target)
+    return F.cross_entropy(wide(logits), target)
 
 
 def gbce(catalogue: int, calibration: float) -> Callable[[Tensor, Tensor], Tensor]:
@@ -56,6 +64,7 @@ def gbce(catalogue: int, calibration: float) -> Callable[[Tensor, Tensor], Tenso
     """
 
     def loss(positive: Tensor, negative: Tensor) -> Tensor:
+        positive, negative = wide(positive), wide(negative)
         share = negative.shape[1] / max(catalogue - 1, 1)
         beta = share * (calibration * (1 - 1 / share) + 1 / share)
         return (beta * F.softplus(-positive) + F.softplus(negative).sum(dim=1)).mean() / (1 + negative.shape[1])
@@ -80,12 +89,12 @@ def in_batch_softmax(logits: Tensor, item: Tensor, log_q: Tensor) -> Tensor:
     same = item[:, None] == item[None, :]
     same.fill_diagonal_(False)
     own = torch.arange(len(item), device=item.device)
-    return F.cross_entropy(corrected(logits, log_q).masked_fill(same, -math.inf), own)
+    return F.cross_entropy(corrected(wide(logits), log_q).masked_fill(same, -math.inf), own)
 
 
 def l2(*rows: Tensor) -> Tensor:
     """Half the squared length of all that is given, [B, ...] each, as the mean over the rows: ½ Σ ‖x‖² / B."""
-    return sum((r.square().sum() for r in rows), torch.zeros((), device=rows[0].device)) / (2 * len(rows[0]))
+    return sum((wide(r).square().sum() for r in rows), torch.zeros((), device=rows[0].device)) / (2 * len(rows[0]))
 
 
 def products(users: Tensor, items: Tensor) -> Tensor:

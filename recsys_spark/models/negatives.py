@@ -71,18 +71,29 @@ class NegativeSampler(nn.Module):
             weights = item_counts[self.items].double() ** _POWER
             self.cumulative = torch.cumsum(weights, 0) / weights.sum()
         self.log_q = torch.zeros(self.n_items)
-        self.log_q[self.items] = torch.log(weights / weights.sum()).float()
+        self.log_q[self.items] = torch.log(weights / weights.sum()).to(self.log_q.dtype)
         if positives is not None:
             self.positives = positives
 
     def forward(self, user: Tensor, n: int, generator: torch.Generator) -> Tensor:
         """Draw n items for each user of [B]: [B, n]."""
         drawn = self._draw((len(user), n), generator)
-        for _ in range(_TRIES if len(self.positives) else 0):
-            key = user[:, None] * self.n_items + drawn
-            at = torch.searchsorted(self.positives, key).clamp(max=len(self.positives) - 1)
-            drawn = torch.where(self.positives[at] == key, self._draw(drawn.shape, generator), drawn)
+        if not len(self.positives):
+            return drawn
+        flat, owner = drawn.view(-1), user.repeat_interleave(n)
+        at = torch.arange(len(flat), device=flat.device)
+        for _ in range(_TRIES):
+            at = at[self._had(owner[at], flat[at])]  # a few in a hundred: only those are drawn and looked up again
+            if not len(at):
+                break
+            flat[at] = self._draw(at.shape, generator)
         return drawn
+
+    def _had(self, user: Tensor, item: Tensor) -> Tensor:
+        """Return which pairs are training rows, bool [E] of [E] and [E]."""
+        key = user * self.n_items + item
+        at = torch.searchsorted(self.positives, key).clamp_(max=len(self.positives) - 1)
+        return self.positives[at] == key
 
     def shared(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw n items that a whole batch has as its negatives: [n]."""

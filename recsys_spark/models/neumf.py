@@ -13,14 +13,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recsys_spark.models import losses
+from recsys_spark.models.dropout import Dropout
 from recsys_spark.models.negatives import NegativeSampler
-from recsys_spark.models.torch_recommender import TorchConfig
+from recsys_spark.models.torch_recommender import RowConfig
 
 _LOSSES = {"softmax": losses.sampled_softmax, "bce": losses.bce}
-_PAIRS_AT_ONCE = 1 << 24  # activations of one chunk of the full-catalogue pass: 64 MB in float32
+_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 26}
+"""Activations in a chunk of a full-catalogue pass: 4 MB stay in the cache, 64 MB took three times as long."""
 
 
-class Config(TorchConfig):
+class Config(RowConfig):
     """Sizes and sampling of NeuMF."""
 
     dim: int = Field(64, ge=1)
@@ -49,14 +51,15 @@ class Network(nn.Module):
         super().__init__()
         D, (first, *rest) = config.dim, config.hidden
         self.config = config
-        self.user_gmf, self.item_gmf = nn.Embedding(n_users, D), nn.Embedding(n_items, D)
-        self.user_mlp, self.item_mlp = nn.Embedding(n_users, D), nn.Embedding(n_items, D)
+        rows = config.sparse_gradients
+        self.user_gmf, self.item_gmf = (nn.Embedding(n, D, sparse=rows) for n in (n_users, n_items))
+        self.user_mlp, self.item_mlp = (nn.Embedding(n, D, sparse=rows) for n in (n_users, n_items))
         self.user_in = nn.Linear(D, first)
         self.item_in = nn.Linear(D, first, bias=False)  # the two halves of one layer on [u; i]
         widths = [first, *rest]
-        layers: list[nn.Module] = [nn.ReLU(), nn.Dropout(config.dropout)]
+        layers: list[nn.Module] = [nn.ReLU(), Dropout(config.dropout)]
         for wide, narrow in zip(widths, rest):  # noqa: B905 - the last width has no layer after it
-            layers += [nn.Linear(wide, narrow), nn.ReLU(), nn.Dropout(config.dropout)]
+            layers += [nn.Linear(wide, narrow), nn.ReLU(), Dropout(config.dropout)]
         self.tower = nn.Sequential(*layers)
         self.out_gmf = nn.Linear(D, 1, bias=False)
         self.out_mlp = nn.Linear(widths[-1], 1)
@@ -83,7 +86,7 @@ class Network(nn.Module):
     def score(self, user: Tensor, history: Tensor) -> Tensor:
         n_items, width = self.item_in(self.item_mlp.weight).shape
         item = self.item_in(self.item_mlp.weight)  # [N, H]
-        at_once = max(1, _PAIRS_AT_ONCE // (n_items * width))
+        at_once = max(1, _AT_ONCE[user.device.type] // (n_items * width))
         return torch.cat([self._score(part, item) for part in user.split(at_once)])
 
     def _score(self, user: Tensor, item: Tensor) -> Tensor:

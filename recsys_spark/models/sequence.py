@@ -19,7 +19,7 @@ from recsys_spark.models import losses
 from recsys_spark.models.negatives import NegativeSampler
 from recsys_spark.models.torch_recommender import TorchConfig
 
-FILES = ("models/sequence.py", "models/losses.py", "models/negatives.py", "models/torch_recommender.py")
+FILES = tuple(f"models/{name}.py" for name in ("sequence", "dropout", "losses", "negatives", "torch_recommender"))
 """What a sequential model `SHARES`."""
 
 
@@ -52,25 +52,6 @@ def to_front(items: Tensor, length: int) -> Tensor:
     place = there.cumsum(dim=1) - 1 - (there.sum(dim=1, keepdim=True) - length).clamp(min=0)
     place = place.masked_fill(~there | (place < 0), length)  # one more column takes what is left out
     return items.new_zeros(len(items), length + 1).scatter_(1, place, items)[:, :length]
-
-
-class Dropout(nn.Module):
-    """Sets a share of the values to 0 and makes up for them with the others, as `nn.Dropout` does, on two bytes each.
-
-    A draw of torch's own takes a third of the time of a small network's step on a CPU; this one is made of 64 bits for
-    four values, so the share is a multiple of 1 / 65,536.
-    """
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self.dropped = round(share * (1 << 16))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not self.dropped:
-            return x
-        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(1 << 63), None)
-        kept = bits.view(torch.int16)[: x.numel()].view(x.shape) >= self.dropped - (1 << 15)
-        return x * kept.to(x.dtype).mul_(1 / (1 - self.dropped / (1 << 16)))
 
 
 def initialise(network: nn.Module) -> None:

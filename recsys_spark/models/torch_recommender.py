@@ -43,7 +43,15 @@ class TorchConfig(Section):
     clip_norm: float | None = Field(None, gt=0)
     """Longest gradient of all parameters together; a longer one is cut to it."""
     weight_decay: float = Field(0.0, ge=0)
-    """Adam's L2 penalty."""
+    """Adam's L2 penalty; with `sparse_gradients`, of a table's rows in the steps that look them up."""
+
+
+class RowConfig(TorchConfig):
+    """What the config of a deep model has whose loss looks up single rows of its tables, and nothing else of them."""
+
+    sparse_gradients: bool = False
+    """Send and update the rows that a batch looked up, not whole tables: for tables that are large beside a batch.
+    Adam's means of other rows then stand still."""
 
 
 class TorchRecommender:

@@ -12,11 +12,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recsys_spark.models.dropout import Dropout
 from recsys_spark.models.losses import in_batch_softmax
-from recsys_spark.models.torch_recommender import TorchConfig
+from recsys_spark.models.torch_recommender import RowConfig
 
 
-class Config(TorchConfig):
+class Config(RowConfig):
     """Sizes of the towers."""
 
     dim: int = Field(64, ge=1)
@@ -42,10 +43,11 @@ class Network(nn.Module):
         super().__init__()
         D, H = config.dim, config.hidden
         self.temperature = config.temperature
-        self.user = nn.Embedding(n_users, D, padding_idx=0)
-        self.item = nn.Embedding(n_items, D, padding_idx=0)
-        self.user_tower = nn.Sequential(nn.Linear(2 * D, H), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(H, D))
-        self.item_tower = nn.Sequential(nn.Linear(D, H), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(H, D))
+        self.user, self.item = (
+            nn.Embedding(n, D, padding_idx=0, sparse=config.sparse_gradients) for n in (n_users, n_items)
+        )
+        self.user_tower = nn.Sequential(nn.Linear(2 * D, H), nn.ReLU(), Dropout(config.dropout), nn.Linear(H, D))
+        self.item_tower = nn.Sequential(nn.Linear(D, H), nn.ReLU(), Dropout(config.dropout), nn.Linear(H, D))
         self.register_buffer("log_q", torch.zeros(n_items), persistent=False)
         for table in (self.user, self.item):
             nn.init.normal_(table.weight[1:], std=0.1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recsys_spark.config.night import ReaderName
+from recsys_spark.config.night import Compression, Precision, ReaderName
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,10 @@ class TrainingJob:
     feed_workers: int
     reader: ReaderName
     """What reads the feed."""
+    scale_learning_rate: bool = False
+    precision: Precision = "float32"
+    compression: Compression = "none"
+    deterministic: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 import sys
 import threading
@@ -19,10 +18,11 @@ from tqdm import tqdm
 from recsys_spark import models
 from recsys_spark.config import Config
 from recsys_spark.dataset.build import Dataset
-from recsys_spark.errors import ConfigError, DataError, RunError
+from recsys_spark.errors import ConfigError, DataError
 from recsys_spark.feed.check import check_feed
 from recsys_spark.log.suppression import erased_count
 from recsys_spark.training.job import STOP, Epoch, TrainingJob, read_epochs, write_epochs
+from recsys_spark.training.ranks import on_spark
 from recsys_spark.warehouse import MANIFEST, Slot, Version, Warehouse, exclusive, fingerprint
 
 OnEpoch = Callable[[Epoch], None]
@@ -32,12 +32,12 @@ _CODE = (
     "training",
     "feed",
     "models/base.py",
+    "models/dropout.py",
     "models/losses.py",
     "models/negatives.py",
     "models/torch_recommender.py",
     "recommendation/select.py",
 )
-_START_TIMEOUT = 120  # seconds for Spark to give all ranks a slot at once
 _REGISTER_TIMEOUT = 1800
 _POLL_SECONDS = 0.5
 
@@ -61,14 +61,15 @@ def training_job(warehouse: Warehouse, config: Config, dataset: Dataset, name: s
     settings = models.model_config(name, config).model_dump()
     train = config.train
     # ranks change how rows are dealt out and so the weights, and a reader may; threads change sums' order at most
-    fixed = (settings, config.seed, rank_count(config), train.patience, train.valid_users, train.reader)
+    how = (train.scale_learning_rate, train.precision, train.compression, train.deterministic)
+    fixed = (settings, config.seed, rank_count(config), train.patience, train.valid_users, train.reader, how)
     inputs = (dataset.name, *fixed, erased_count(warehouse))
     version = f"{dataset.name[:10]}-{fingerprint((*_CODE, *models.code_of(name)), *inputs)}"
     folder = warehouse.root.absolute() / "checkpoints" / name / version
     feed = feed_of(name, dataset)
     job = TrainingJob(
         name, settings, feed.path, dataset.feed.path, Path(dataset.histories.data), folder, config.seed, train.patience,
-        train.threads, train.valid_users, train.feed_workers, train.reader,
+        train.threads, train.valid_users, train.feed_workers, train.reader, *how,
     )  # fmt: skip
     return job, version
 
@@ -147,7 +148,8 @@ def _train_once(
             if under_horovodrun():
                 _as_rank(job, report)
             else:
-                _on_spark(job, config.train.ranks, report)
+                with _watching(job, report):
+                    on_spark(job, config.train.ranks)
             seconds = time.perf_counter() - start
             if not is_rank_zero():
                 return None
@@ -229,40 +231,17 @@ def _as_rank(job: TrainingJob, report: OnEpoch) -> None:
     hvd.shutdown()  # what follows is rank 0's alone: the others leave instead of waiting for it
 
 
-def _on_spark(job: TrainingJob, ranks: int, report: OnEpoch) -> None:
-    """Run the ranks as tasks of the Spark session, reporting the epochs that rank 0 writes down."""
-    import horovod.spark
-    from pyspark import SparkContext
-
-    from recsys_spark.training import loop
-
-    context = SparkContext.getOrCreate()
-    slots = context.defaultParallelism
-    if slots < ranks:
-        raise ConfigError(
-            f"train.ranks={ranks} needs {ranks} task slots at once, Spark has {slots}; lower train.ranks, "
-            f"or give Spark more cores (spark.master=local[{ranks}])"
-        )
-    log = job.folder / "ranks.log"
+@contextlib.contextmanager
+def _watching(job: TrainingJob, report: OnEpoch) -> Iterator[None]:
+    """Report the epochs that rank 0, in another process, writes down meanwhile."""
     over = threading.Event()
     watcher = threading.Thread(target=_watch, args=(job, report, over), daemon=True)
     watcher.start()
     try:
-        with open(log, "w", encoding="utf-8") as output:
-            horovod.spark.run(
-                loop.train, args=(job,), num_proc=ranks, start_timeout=_START_TIMEOUT, verbose=0,
-                nics={"lo"} if _on_one_machine(context.master) else None,
-                env=dict(os.environ), stdout=output, stderr=output,
-            )  # fmt: skip
-    except Exception as error:
-        raise RunError(f"training {job.model} failed: {_cause(log) or error}; all of it is in {log}") from error
+        yield
     finally:
         over.set()
         watcher.join()
-
-
-def _on_one_machine(master: str) -> bool:
-    return master.startswith("local") or "127.0.0.1" in master or "localhost" in master
 
 
 def _watch(job: TrainingJob, report: OnEpoch, over: threading.Event) -> None:
@@ -275,15 +254,6 @@ def _watch(job: TrainingJob, report: OnEpoch, over: threading.Event) -> None:
         reported = len(epochs)
         if last_look:
             return
-
-
-def _cause(log: Path) -> str:
-    """Find the exception's own line in the ranks' output: the last one that names an error."""
-    lines = [
-        line.split("<stderr>:")[-1].strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
-    ]
-    named = [line for line in lines if re.match(r"[A-Za-z_][\w.]*(Error|Exception)\b", line)]
-    return named[0] if named else ""
 
 
 def _save(job: TrainingJob, path: Path) -> dict[str, Any]:

@@ -7,10 +7,11 @@ must not leave the other ranks waiting in an allreduce.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ import torch
 from torch import Tensor
 
 from recsys_spark.errors import DataError
+from recsys_spark.feed.check import check_ids
 from recsys_spark.feed.reader import Feed
 from recsys_spark.models import module_of
 from recsys_spark.models.torch_recommender import TorchRecommender
 from recsys_spark.training import checkpoint
 from recsys_spark.training.job import STOP, Epoch, TrainingJob, write_epochs
+from recsys_spark.training.updates import Updates
 from recsys_spark.training.validate import Validation
 
 
@@ -43,13 +46,29 @@ def train(job: TrainingJob, on_epoch: Callable[[Epoch], None] | None = None) -> 
     torch.set_num_threads(job.threads)
     torch.manual_seed(job.seed)
     device = torch.device("cuda", hvd.local_rank()) if torch.cuda.is_available() else torch.device("cpu")
-    run = _Run(job, device)
-    run.resume()
-    while not run.is_over():
-        done = run.epoch(len(run.epochs))
-        if on_epoch is not None and hvd.rank() == 0:
-            on_epoch(done)
+    with _deterministic(job.deterministic):
+        run = _Run(job, device)
+        run.resume()
+        while not run.is_over():
+            done = run.epoch(len(run.epochs))
+            if on_epoch is not None and hvd.rank() == 0:
+                on_epoch(done)
     return run.epochs
+
+
+@contextlib.contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """Let torch take operations alone whose results do not depend on timing; it names one that has no such form."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA's library is first used
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
 
 
 class _Run:
@@ -64,15 +83,11 @@ class _Run:
             job.feed_workers, job.reader,
         )  # fmt: skip
         self.model, network = new_recommender(job, module, self.feed.manifest["history_length"])
+        known = {"users": len(self.model.users), "items": self.model.n_items}
+        check_ids(job.feed, self.feed.manifest, module.Network.columns, known)
         network.prepare(*_training_pairs(job.pairs, self.model.n_items))
         self.network: Any = network.to(device)
-        # fused: one pass over every table instead of one for each operation of the formula
-        optimizer = torch.optim.Adam(
-            network.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=True
-        )
-        self.optimizer = hvd.DistributedOptimizer(
-            optimizer, named_parameters=network.named_parameters(), backward_passes_per_step=self.config.accumulate
-        )
+        self.updates = Updates(network, self.config, job, self.feed.steps, device)
         self.validation = Validation(job.histories, hvd.rank(), hvd.size(), job.valid_users, job.seed)
         self.epochs: list[Epoch] = []
         self.stopped = False
@@ -87,13 +102,15 @@ class _Run:
         """Load the last epoch's state, if any, and give every rank rank 0's."""
         last = checkpoint.load(self.job.folder, checkpoint.LAST, self.device) if hvd.rank() == 0 else None
         if last is not None:
+            checkpoint.check_origin(self.job.folder / checkpoint.LAST, last["origin"], self._origin())
             self.network.load_state_dict(last["network"])
-            self.optimizer.load_state_dict(last["optimizer"])
+            self.updates.load_state_dict(last["updates"])
             self.epochs = [Epoch(**e) for e in last["epochs"]]
             write_epochs(self.job.folder, self.epochs)  # a kill may have come between the two files
-        hvd.broadcast_optimizer_state(self.optimizer, root_rank=0)
-        hvd.broadcast_parameters(self.network.state_dict(), root_rank=0)
         self.epochs = hvd.broadcast_object(self.epochs, root_rank=0, name="epochs")
+        if self.epochs:  # before the first one, the optimizers of all ranks know nothing
+            self.updates.broadcast()
+        hvd.broadcast_parameters(self.network.state_dict(), root_rank=0)
 
     def is_over(self) -> bool:
         """Whether all epochs are done, `patience` of them brought nothing better, or someone asked for no more."""
@@ -113,17 +130,18 @@ class _Run:
         total, waited, rows = torch.zeros((), device=self.device), 0.0, 0
         start = before = time.perf_counter()
         together = self.config.accumulate
-        updates, whole = math.ceil(self.feed.steps / together), self.feed.steps // together * together
+        whole = self.feed.steps // together * together
         for step, batch in enumerate(self.feed.epoch(number)):
             waited += time.perf_counter() - before
             on_device = {name: values.to(self.device, non_blocking=True) for name, values in batch.items()}
-            loss = self.network.loss(on_device, generator)
+            with self.updates.precision():
+                loss = self.network.loss(on_device, generator)
             if not torch.isfinite(loss):
                 self._refuse(float(loss), number, batch)
             # the last update of an epoch may be of fewer batches
-            (loss / (together if step < whole else self.feed.steps - whole)).backward()
+            self.updates.backward(loss, together if step < whole else self.feed.steps - whole)
             if (step + 1) % together == 0 or step + 1 == self.feed.steps:
-                self._update(number * updates + step // together)
+                self.updates(number * self.updates.per_epoch + step // together)
             total += loss.detach()
             rows += len(next(iter(batch.values())))
             before = time.perf_counter()
@@ -148,36 +166,39 @@ class _Run:
             self._checkpoint()
         return self.epochs[-1]
 
-    def _update(self, number: int) -> None:
-        """Make the update of this number, from 0, of what gradients there are, and forget them."""
-        config = self.config
-        if config.warmup_steps:
-            for group in self.optimizer.param_groups:
-                group["lr"] = config.learning_rate * min(1.0, (number + 1) / config.warmup_steps)
-        if config.clip_norm is None:
-            self.optimizer.step()
-        else:
-            self.optimizer.synchronize()  # the ranks' mean is what is cut
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
-            with self.optimizer.skip_synchronize():
-                self.optimizer.step()
-        self.optimizer.zero_grad()
-
     def _refuse(self, loss: float, epoch: int, batch: dict[str, Tensor]) -> None:
         path = self.job.folder / f"refused-batch-{hvd.rank()}.pt"
         torch.save(batch, path)
-        raise DataError(
-            f"{self.job.model}: the loss is {loss} in epoch {epoch}; lower its learning_rate, or look at the batch "
-            f"in {path}"
-        )
+        found = _suspect(batch)
+        remedy = f"{found}; mend the feed, and" if found else "lower its learning_rate, or"
+        raise DataError(f"{self.job.model}: the loss is {loss} in epoch {epoch}: {remedy} look at the batch in {path}")
+
+    def _origin(self) -> dict[str, Any]:
+        """Say what the weights are made by, as plain values: what goes on from them has to be made by the same."""
+        job, model = self.job, f"models.{self.job.model}."
+        config = {model + key: value for key, value in job.config.items() if key != "epochs"}  # more of them is fine
+        how = ("seed", "reader", "scale_learning_rate", "precision", "compression", "deterministic")
+        sizes = {"users": len(self.model.users), "items": self.model.n_items, "rows": self.feed.manifest["rows"]}
+        return {"model": job.model, **config, "ranks": hvd.size(), **{key: getattr(job, key) for key in how}, **sizes}
 
     def _checkpoint(self) -> None:
         epochs = [dataclasses.asdict(e) for e in self.epochs]
         if self._best() == len(self.epochs) - 1:
             checkpoint.save(self.job.folder, checkpoint.BEST, {"network": self.network.state_dict()})
-        state = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "epochs": epochs}
-        checkpoint.save(self.job.folder, checkpoint.LAST, state)
+        state = {"network": self.network.state_dict(), "updates": self.updates.state_dict(), "epochs": epochs}
+        checkpoint.save(self.job.folder, checkpoint.LAST, {**state, "origin": self._origin()})
         write_epochs(self.job.folder, self.epochs)
+
+
+def _suspect(batch: dict[str, Tensor]) -> str | None:
+    """Say what in a batch can make a loss that is no number, if there is anything."""
+    for name, values in batch.items():
+        if values.is_floating_point() and not values.isfinite().all():
+            row = int((~values.isfinite()).reshape(len(values), -1).any(dim=1).nonzero()[0])
+            return f"column {name!r} of the batch has a value that is no number in row {row}"
+        if values.dim() == 2 and (values != 0).sum(dim=1).max() < 2:
+            return f"no row of the batch has two values in {name!r}, so there is nothing to predict"
+    return None
 
 
 def _allreduce_sum(values: Tensor) -> Tensor:

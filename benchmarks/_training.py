@@ -1,0 +1,102 @@
+"""What the training benchmark trains on: feeds and histories as the data set station writes them, without Spark."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recsys_spark.models import module_of
+from recsys_spark.training.job import TrainingJob
+from recsys_spark.warehouse import MANIFEST
+
+FILES = 8
+
+
+def write_feed(path: Path, columns: dict[str, np.ndarray], length: int) -> Path:
+    """Write a feed of columns [rows], or [rows, length] for lists, its rows shuffled."""
+    (path / "data").mkdir(parents=True)
+    order = np.random.default_rng(1).permutation(len(next(iter(columns.values()))))
+    files = []
+    for part, rows in enumerate(np.array_split(order, FILES)):
+        table = pa.table({name: _array(values[rows]) for name, values in columns.items()})
+        name = f"part-{part:05}.parquet"
+        pq.write_table(table, path / "data" / name, row_group_size=len(rows))
+        files.append({"file": name, "rows": len(rows), "row_groups": 1})
+    kinds = {name: str(_array(values[:1]).type) for name, values in columns.items()}
+    schema = [[name, "list<int32>" if kind.startswith("list") else kind] for name, kind in kinds.items()]
+    manifest = {"rows": len(order), "row_groups": FILES, "files": files, "history_length": length, "schema": schema}
+    (path / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    return path
+
+
+def _array(values: np.ndarray) -> pa.Array:
+    values = values.astype(np.int32)
+    if values.ndim == 1:
+        return pa.array(values)
+    return pa.ListArray.from_arrays(pa.array(np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)),
+                                    pa.array(values.ravel()))  # fmt: skip
+
+
+def write_known(path: Path, users: np.ndarray, items: np.ndarray) -> None:
+    """Write beside a feed of pairs which ids it trains."""
+    for name, key, ids in (("users", "user_id", users), ("items", "item_id", items)):
+        found, counts = np.unique(ids, return_counts=True)
+        (path / name).mkdir()
+        pq.write_table(pa.table({key: found.astype(np.int32), "count": counts}), path / name / "part.parquet")
+
+
+def write_histories(path: Path, known: dict[int, list[int]], held_out: dict[int, list[int]]) -> Path:
+    """Write what is known of users, oldest first, and what was held out."""
+    (path / "known=train").mkdir(parents=True)
+    users = sorted(set(known) & set(held_out))
+    ones = [np.ones(len(known[u]), np.float32) for u in users]
+    ints, floats = pa.list_(pa.int32()), pa.list_(pa.float32())
+    table = pa.table({
+        "user_id": pa.array(users, pa.int32()), "items": pa.array([known[u] for u in users], ints),
+        "weights": pa.array(ones, floats), "ratings": pa.array([o * np.nan for o in ones], floats),
+        "held_out": pa.array([sorted(held_out[u]) for u in users], ints),
+    })  # fmt: skip
+    pq.write_table(table, path / "known=train" / "part.parquet")
+    return path
+
+
+def windows(histories: dict[int, list[int]], length: int, stride: int) -> dict[str, np.ndarray]:
+    """Cut histories into windows of the feed of sequences, counted from the newest item."""
+    rows: list[tuple[int, list[int]]] = []
+    for user, items in histories.items():
+        starts = {max(len(items) - length, 0), *range(0, max(len(items) - length, 0), stride)}
+        rows += [(user, items[max(len(items) - s - length, 0) : len(items) - s]) for s in starts if len(items) > 1]
+    padded = np.array([[0] * (length - len(w)) + w for _, w in rows])
+    return {"user_id": np.array([u for u, _ in rows]), "items": padded, "length": (padded > 0).sum(axis=1)}
+
+
+def write_log(root: Path, log: pd.DataFrame, length: int, stride: int) -> Path:
+    """Write feeds and histories of a log with the columns user_id, item_id, timestamp and split."""
+    log = log.sort_values(["user_id", "timestamp", "item_id"], kind="stable")
+    parts = {name: rows for name, rows in log.groupby("split")}
+    lists = {name: rows.groupby("user_id")["item_id"].agg(list).to_dict() for name, rows in parts.items()}
+    train = parts["train"]
+    pairs = {name: train[name].to_numpy() for name in ("user_id", "item_id")}
+    write_known(write_feed(root / "pairs", pairs, length), *pairs.values())
+    write_feed(root / "sequences", windows(lists["train"], length, stride), length)
+    write_histories(root / "valid", lists["train"], lists["valid"])
+    more = {u: items + lists["valid"].get(u, []) for u, items in lists["train"].items()}
+    write_histories(root / "test", more, lists["test"])
+    return root
+
+
+def job(root: Path, folder: Path, model: str, settings: dict, threads: int = 2, **how: object) -> TrainingJob:
+    """Describe a training on what `write_log` has written."""
+    module = module_of(model)
+    config = module.Config.model_validate(settings)
+    feed = root / getattr(module.Network, "feed", "pairs")
+    folder.mkdir(parents=True, exist_ok=True)
+    return TrainingJob(
+        model, config.model_dump(), feed, root / "pairs", root / "valid", folder, seed=7, patience=1_000,
+        threads=threads, valid_users=20_000, feed_workers=1, reader="petastorm", **how,
+    )  # fmt: skip
