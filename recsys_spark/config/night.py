@@ -29,6 +29,8 @@ class TrainConfig(Section):
 
     baselines: list[str] = ["popularity", "als"]
     deep: list[str] = ["neumf"]
+    rankers: list[str] = []
+    """Models that rank impressions, trained as the deep ones; one of them and a retriever are `models.two_stage`."""
     ranks: int = Field(2, ge=1)
     """Horovod processes when the job starts them itself; `horovodrun -np` decides otherwise."""
     threads: int = Field(1, ge=1)

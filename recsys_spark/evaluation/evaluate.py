@@ -54,6 +54,7 @@ def score_users(
     config: EvaluationConfig,
     block_users: int,
     fallback: Path | None = None,
+    moments: Path | None = None,
 ) -> DataFrame:
     """Measure one model on one part: rows of `USER_METRICS`, one per user with a history and a truth.
 
@@ -62,13 +63,15 @@ def score_users(
         split: valid or test.
         fallback: the saved model that serves whom this one does not know; what is measured is what would be
             published.
+        moments: features of users and items by moment, for a model that ranks by them.
     """
+    moment = moments / f"known={KNOWN_BEFORE[split]}" if moments else None
     path, name, ks = candidate.path, candidate.name, config.ks
     measured = histories.where(F.col("known") == KNOWN_BEFORE[split])
     measured = measured.where((F.size("held_out") > 0) & (F.size("items") > 0))
 
     def measure(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        model = models.load(path)
+        model = models.load(path, moment)
         for rows in batches:
             done = 0
             for users in blocks(read_block(pa.RecordBatch.from_pandas(rows)), block_users):
@@ -199,13 +202,18 @@ def from_json(values: dict[str, Any]) -> Results:
 
 def evaluate(
     spark: SparkSession, candidates: list[Candidate], histories: Path, catalogue: int, path: Path,
-    config: EvaluationConfig, block_users: int, seed: int,
+    config: EvaluationConfig, block_users: int, seed: int, moments: Path | None = None,
 ) -> Results:  # fmt: skip
-    """Measure every candidate on valid and test, write `user_metrics` below `path` and summarise it."""
+    """Measure every candidate on valid and test, write `user_metrics` below `path` and summarise it.
+
+    Args:
+        histories: the rows of the `histories` table.
+        moments: features of users and items by moment, for a model that ranks by them.
+    """
     rows = spark.read.parquet(str(histories))
     fallback = next((c.path for c in candidates if c.name == FALLBACK), None)
     for candidate in candidates:
         for split in KNOWN_BEFORE:
-            scored = score_users(rows, candidate, split, config, block_users, fallback)
+            scored = score_users(rows, candidate, split, config, block_users, fallback, moments)
             USER_METRICS.conform(scored).write.mode("append").parquet(str(path / "data"))
     return summarise(spark.read.parquet(str(path / "data")), catalogue, config, seed)

@@ -28,7 +28,7 @@ _CODE = ("recommendation", "models", "schemas.py")
 
 def publish(
     spark: SparkSession, warehouse: Warehouse, config: PublishConfig, until: dt.date,
-    histories: Version, model: Path, model_version: str, popularity: Path,
+    histories: Version, model: Path, model_version: str, popularity: Path, moments: Path | None = None,
 ) -> tuple[Version, bool]:  # fmt: skip
     """Write the lists of a run date as a version, check them, and make them the live ones.
 
@@ -37,6 +37,7 @@ def publish(
 
     Args:
         model, popularity: saved models; the second serves whom the first knows nothing of.
+        moments: features of users and items by moment, for a model that ranks by them.
 
     Returns:
         The version, and whether it was made now.
@@ -56,7 +57,8 @@ def publish(
             raise DataError(f"no user was active up to {until}; raise publish.active_days")
         scratch = _scratch(slot, name)
         index = _index(model, users_of, config, scratch) if config.index != "exact" else None
-        lists = _lists(spark, warehouse, users_of, model, popularity, config, until, scratch, index is not None)
+        moment = moments / users_of.name if moments else None
+        lists = _lists(spark, warehouse, users_of, model, popularity, config, until, scratch, index is not None, moment)
         RECOMMENDATIONS.conform(lists).write.parquet(str(path / "data"))
         last = slot_before(warehouse, name)
         checked = check_lists(
@@ -87,12 +89,12 @@ def _active(histories: DataFrame, until: dt.date, days: int | None) -> DataFrame
 
 def _lists(
     spark: SparkSession, warehouse: Warehouse, histories: Path, model: Path, popularity: Path,
-    config: PublishConfig, until: dt.date, scratch: Path, indexed: bool,
+    config: PublishConfig, until: dt.date, scratch: Path, indexed: bool, moment: Path | None,
 ) -> DataFrame:  # fmt: skip
     since = until - dt.timedelta(days=config.active_days - 1) if config.active_days else None
     rows = top_k(
         spark, histories, model, config.k, config.block_users, scratch,
-        index=scratch / _INDEX if indexed else None, fallback=popularity, since=since,
+        index=scratch / _INDEX if indexed else None, fallback=popularity, since=since, moment=moment,
     )  # fmt: skip
     pairs = F.posexplode(F.arrays_zip("items", "scores"))
     return (

@@ -41,7 +41,7 @@ _COLUMNS = ["user_id", "items", "weights", "ratings"]
 
 def top_k(
     spark: SparkSession, histories: Path, model: Path, k: int, block_users: int, out: Path,
-    *, index: Path | None = None, fallback: Path | None = None, since: Any = None,
+    *, index: Path | None = None, fallback: Path | None = None, since: Any = None, moment: Path | None = None,
 ) -> DataFrame:  # fmt: skip
     """Recommend k unseen items to every user: rows of `TOP_K`.
 
@@ -54,6 +54,7 @@ def top_k(
         index: an index of the model, which then is not asked for the scores of every item.
         fallback: a saved model that serves whom the first does not know.
         since: leave out users whose `last_day` is before this day.
+        moment: the features of users and items at that moment, for a model that ranks by them.
     """
     out.mkdir(parents=True, exist_ok=True)
     groups = [
@@ -67,7 +68,7 @@ def top_k(
 
     def recommend(task: tuple[Path, int, Path]) -> None:
         file, group, lists = task
-        first = models.load(model)
+        first = models.load(model, moment)
         ask = functools.partial(recommend_block, first) if index is None else _index(index, model).recommend_block
         served = first.name, ask, models.load(fallback) if fallback else None
         aside = lists.with_name(f".{lists.name}.{uuid.uuid4().hex}")
