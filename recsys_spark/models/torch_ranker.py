@@ -40,6 +40,7 @@ class TorchRanker:
         self.network: Any = network
         self.config = network.config
         self.users, self.items = users, items
+        self.n_items = len(items)
         self.encoding = encoding
         self.length = length
         network.eval()
