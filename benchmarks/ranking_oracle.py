@@ -3,8 +3,8 @@
 The people of `recsys_spark/log/hidden_world.py` act for two weeks; the last day is test, the one before it valid. GAUC
 of clicks on the test day's impressions: by how often an item was clicked before (popularity), by the true utility
 (oracle), and by rankers that learn from the days before with the features of the feed: user, item, category, hour,
-weekday, device, country, position, taste, popularity lately, and the history. What is wanted is 80 % of the oracle's gain
-over popularity.
+weekday, device, country, position, taste, popularity lately, and the history. What is wanted is 80 % of the oracle's
+gain over popularity.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ class TorchRanker:
         self.n_items = len(items)
         self.encoding = encoding
         self.length = length
+        self._memo: tuple[Moment, dict[str, np.ndarray]] | None = None
         network.eval()
 
     @torch.inference_mode()
@@ -74,9 +75,9 @@ class TorchRanker:
             if name == _TASTE:
                 of_pair[name] = self._encode(name, moment.user_taste(user_rows, item_rows))
             elif name in moment.users:
-                of_user[name] = self._encode(name, moment.users[name])[user_rows]
+                of_user[name] = self._encode(name, moment.users[name][user_rows])
             elif name in moment.items:
-                of_pair[name] = self._encode(name, moment.items[name])[item_rows]
+                of_pair[name] = self._of_items(name, moment)[item_rows]
             else:
                 raise DataError(f"{self.name} reads {name!r}, which the data set has not: build it with this version")
         scores = np.empty(B * C, np.float32)
@@ -89,6 +90,15 @@ class TorchRanker:
             on_device = {n: values.to(device) for n, values in batch.items()}
             scores[pairs] = self.network.score(on_device).float().cpu().numpy()
         return np.where(items > 0, scores.reshape(B, C), NO_OPINION)
+
+    def _of_items(self, name: str, moment: Moment) -> np.ndarray:
+        """Return a feature of all items, encoded once for a moment; several threads may ask."""
+        memo = self._memo
+        if memo is None or memo[0] is not moment:
+            memo = self._memo = (moment, {})
+        if name not in memo[1]:
+            memo[1][name] = self._encode(name, moment.items[name])
+        return memo[1][name]
 
     def _encode(self, name: str, values: np.ndarray) -> np.ndarray:
         """Encode a feature as `recsys_spark.dataset.features.encoding` does: the same number of every row."""
