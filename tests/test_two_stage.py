@@ -76,7 +76,7 @@ def test_evaluation_measures_what_would_be_served(spark, saved):
     root, (items, _) = saved
     candidate = Candidate("two_stage", "v", root / "model")
     measured = score_users(
-        history_rows(spark, "valid"), candidate, "test", EvaluationConfig(ks=[4, 10]), 8, moments=root / "moments"
+        history_rows(spark, "valid"), candidate, "test", EvaluationConfig(ks=[4, 6]), 8, moments=root / "moments"
     )
     rows = measured.collect()
     assert {r.user_id: r["items"][:4] for r in rows} == {u: items[u - 1].tolist() for u in checkerboard()}

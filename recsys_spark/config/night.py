@@ -36,7 +36,7 @@ class TrainConfig(Section):
     threads: int = Field(1, ge=1)
     """torch threads per rank."""
     patience: int = Field(5, ge=1)
-    """Epochs without a better validation NDCG@10 before training stops."""
+    """Epochs without a better validation NDCG@10, or GAUC of a ranker, before training stops."""
     valid_users: int = Field(20_000, ge=1)
     """Most users measured after each epoch (a seeded sample)."""
     feed_workers: int = Field(1, ge=1)
