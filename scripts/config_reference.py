@@ -91,7 +91,7 @@ def sections(model: type[Section], prefix: str = "") -> Iterator[tuple[str, type
         if inner is not None:
             yield from sections(inner, f"{prefix}.{name}".lstrip("."))
         elif model is Config and name == "models":
-            for known in (*models.BASELINES, *models.DEEP):
+            for known in (*models.BASELINES, *models.DEEP, *models.RANKERS, models.TWO_STAGE):
                 yield from sections(models.module_of(known).Config, f"models.{known}")
 
 

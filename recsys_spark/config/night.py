@@ -35,12 +35,14 @@ class TrainConfig(Section):
 
     baselines: list[str] = ["popularity", "als"]
     deep: list[str] = ["neumf"]
+    rankers: list[str] = []
+    """Models that rank impressions, trained as the deep ones; one of them and a retriever are `models.two_stage`."""
     ranks: int = Field(2, ge=1)
     """Horovod processes when the job starts them itself; `horovodrun -np` decides otherwise."""
     threads: int = Field(1, ge=1)
     """torch threads per rank."""
     patience: int = Field(5, ge=1)
-    """Epochs without a better validation NDCG@10 before training stops."""
+    """Epochs without a better validation NDCG@10, or GAUC of a ranker, before training stops."""
     valid_users: int = Field(20_000, ge=1)
     """Most users measured after each epoch (a seeded sample)."""
     feed_workers: int = Field(1, ge=1)

@@ -7,7 +7,7 @@ found in it: another warehouse may have numbered its users otherwise.
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -75,6 +75,10 @@ def erase_from_artifacts(folder: Path, task: Task) -> dict[str, int]:
     for card in sorted(folder.glob("*/model.json")):
         done["known"] += erase_from_model(card.parent, ids)
         settle(card.parent)  # it came with its manifest
+    # what was known of users when the model was asked; it has their ids alone, those of the dictionary beside it
+    own = replace(task, ids=tuple(ids))
+    for file in sorted((folder / "moment").glob("**/*.parquet")):
+        done["rows"] += erase_rows(file, "serving", own).removed
     for file in files:
         done["rows"] += erase_rows(file, "serving", task).removed
     return done

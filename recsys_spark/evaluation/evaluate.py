@@ -71,6 +71,7 @@ def score_users(
     block_users: int,
     fallback: Path | None = None,
     counts: ItemCounts | None = None,
+    moments: Path | None = None,
 ) -> DataFrame:
     """Measure one model on one part: rows of `USER_METRICS`, one per user with a history and a truth.
 
@@ -80,7 +81,9 @@ def score_users(
         fallback: the saved model that serves whom this one does not know; what is measured is what would be
             published.
         counts: where given, novelty, popularity and the slices of items are measured too.
+        moments: features of users and items by moment, for a model that ranks by them.
     """
+    moment = moments / f"known={KNOWN_BEFORE[split]}" if moments else None
     path, name, ks = candidate.path, candidate.name, config.ks
     measured = histories.where(F.col("known") == KNOWN_BEFORE[split])
     measured = measured.where((F.size("held_out") > 0) & (F.size("items") > 0))
@@ -91,7 +94,7 @@ def score_users(
     schema = to_arrow_schema(USER_METRICS.schema)
 
     def measure(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        model = models.load(path)
+        model = models.load(path, moment)
         for rows in batches:
             done = 0
             for users in blocks(read_block(rows), block_users):
@@ -160,13 +163,15 @@ def _rating_errors(model: Recommender, users: UserBlock, truth: Truth, rows: pa.
 def evaluate(
     spark: SparkSession, candidates: list[Candidate], histories: Path, catalogue: int, path: Path,
     config: EvaluationConfig, block_users: int, seed: int, labels: DataFrame | None = None,
-    counts: ItemCounts | None = None,
+    counts: ItemCounts | None = None, moments: Path | None = None,
 ) -> Results:  # fmt: skip
     """Measure every candidate on valid and test, write `user_metrics` below `path` and summarise it.
 
     Args:
+        histories: the rows of the `histories` table.
         labels: `user_id` and `labels` (array of names), of `slices.user_labels`.
         counts: of the training part, for novelty, popularity and the slices of items.
+        moments: features of users and items by moment, for a model that ranks by them.
     """
     rows, scratch = spark.read.parquet(str(histories)), path / "scratch"
     if labels is not None:  # joined once, not for every model
@@ -176,7 +181,7 @@ def evaluate(
     fallback = next((c.path for c in candidates if c.name == FALLBACK), None)
     for candidate in candidates:
         for split in KNOWN_BEFORE:
-            scored = score_users(rows, candidate, split, config, block_users, fallback, counts)
+            scored = score_users(rows, candidate, split, config, block_users, fallback, counts, moments)
             USER_METRICS.conform(scored).write.mode("append").parquet(str(path / "data"))
     shutil.rmtree(scratch, ignore_errors=True)
     return summarise(spark.read.parquet(str(path / "data")), catalogue, config, seed)

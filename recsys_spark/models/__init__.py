@@ -1,9 +1,10 @@
-"""The models, one per file; a new one is a file here and a line in `BASELINES` or `DEEP`.
+"""The models, one per file; a new one is a file here and a line in `BASELINES`, `DEEP` or `RANKERS`.
 
 A baseline's module has `Config`, `fit(data, config)`, which learns from a `TrainingData` on Spark, `load(path)`,
 `needs(config)` where it learns from more than the interactions. A deep model's has `Config` and `Network`, a torch
-module that `recsys_spark.training` trains: see `torch_recommender`. Either has `SHARES` where part of its code is in
-files that other models have too.
+module that `recsys_spark.training` trains: see `torch_recommender`. A ranker's has the same, see `ranking`; it orders
+the candidates of another model, together with which it is the model `two_stage`. Each has `SHARES` where part of its
+code is in files that other models have too.
 Modules are imported when they are needed, so that a Spark executor that serves popularity never loads torch.
 """
 
@@ -23,6 +24,8 @@ from recsys_spark.models.base import Recommender, read_card
 
 BASELINES = ("popularity", "als", "item_knn", "user_knn", "ease", "content", "hybrid")
 DEEP = ("neumf", "two_tower", "bpr", "mult_vae", "lightgcn", "sasrec", "gru4rec", "bert4rec", "caser")
+RANKERS = ("fm", "wide_and_deep", "deepfm", "dcn_v2", "din", "mmoe", "ple")
+TWO_STAGE = "two_stage"
 
 
 def module_of(name: str) -> ModuleType:
@@ -31,8 +34,9 @@ def module_of(name: str) -> ModuleType:
     Raises:
         ConfigError: there is no such model.
     """
-    if name not in (*BASELINES, *DEEP):
-        raise ConfigError(f"no model {name!r}; there are {', '.join((*BASELINES, *DEEP))}")
+    known = (*BASELINES, *DEEP, *RANKERS, TWO_STAGE)
+    if name not in known:
+        raise ConfigError(f"no model {name!r}; there are {', '.join(known)}")
     return importlib.import_module(f"{__name__}.{name}")
 
 
@@ -58,19 +62,43 @@ def code_of(name: str) -> tuple[str, ...]:
 
 
 def feed_of(name: str) -> str:
-    """Return the kind of feed that a deep model trains on."""
+    """Return the kind of feed that a deep model or a ranker trains on."""
     return getattr(module_of(name).Network, "feed", "pairs")
+
+
+def stages_of(config: Config) -> Any:
+    """Return the config of `two_stage`, its ranker named; None where no ranker is trained.
+
+    Raises:
+        ConfigError: one of the two models is none of the night's.
+    """
+    train = config.train
+    if not train.rankers:
+        return None
+    settings = model_config(TWO_STAGE, config)
+    settings = settings.model_copy(update={"ranker": settings.ranker or train.rankers[0]})
+    retrievers = (*train.baselines, *train.deep)
+    for key, name, trained in (
+        ("retriever", settings.retriever, retrievers),
+        ("ranker", settings.ranker, train.rankers),
+    ):
+        if name not in trained:
+            raise ConfigError(f"models.two_stage.{key}: {name!r} is none of what is trained: {', '.join(trained)}")
+    return settings
 
 
 def check_models(config: Config) -> None:
     """Check every model that the configuration names, and that none builds on one that comes after it."""
-    for kind, names, known in (("baselines", config.train.baselines, BASELINES), ("deep", config.train.deep, DEEP)):
+    train = config.train
+    named = (("baselines", train.baselines, BASELINES), ("deep", train.deep, DEEP), ("rankers", train.rankers, RANKERS))
+    for kind, names, known in named:
         for name in names:
             if name not in known:
                 raise ConfigError(f"train.{kind}: no such model {name!r}; there are {', '.join(known)}")
-    for name in (*config.models, *config.train.baselines, *config.train.deep):
+    for name in (*config.models, *train.baselines, *train.deep, *train.rankers):
         model_config(name, config)
-    for name in config.train.deep:
+    stages_of(config)
+    for name in (*train.deep, *train.rankers):
         if feed_of(name) not in config.dataset.feeds:
             raise ConfigError(f"{name} trains on the feed {feed_of(name)}: add it to dataset.feeds")
     for place, name in enumerate(config.train.baselines):
@@ -80,13 +108,22 @@ def check_models(config: Config) -> None:
                 raise ConfigError(f"{name} builds on {part}: name it before {name} in train.baselines")
 
 
-@functools.lru_cache(maxsize=2)
-def load(path: Path) -> Recommender:
-    """Read a saved model of any kind; kept in memory, because Spark asks once per block of users."""
+@functools.lru_cache(maxsize=4)
+def load(path: Path, moment: Path | None = None) -> Recommender:
+    """Read a saved model of any kind; kept in memory, because Spark asks once per block of users.
+
+    Args:
+        moment: a folder with the features of users and items, for a model that ranks by them.
+    """
     name = read_card(path)["model"]
+    if name == TWO_STAGE:
+        return module_of(name).load(path, moment)
     if name in DEEP:
         return importlib.import_module(f"{__name__}.torch_recommender").load(path)
     return module_of(name).load(path)
 
 
-__all__ = ["BASELINES", "DEEP", "Recommender", "Section", "check_models", "load", "model_config", "module_of"]
+__all__ = [
+    "BASELINES", "DEEP", "RANKERS", "TWO_STAGE", "Recommender", "Section", "check_models", "load", "model_config",
+    "module_of",
+]  # fmt: skip

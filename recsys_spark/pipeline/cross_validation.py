@@ -21,6 +21,7 @@ from recsys_spark.tracking.promotion import METRIC
 from recsys_spark.tracking.runs import own_run
 from recsys_spark.training.baselines import train_baseline
 from recsys_spark.training.launch import train_deep
+from recsys_spark.training.stages import join_stages
 
 
 def cross_validate(context: Context) -> StageResult:
@@ -46,8 +47,9 @@ def cross_validate(context: Context) -> StageResult:
             dataset = build_dataset(fold.spark, fold.warehouse, config, day, known, night.items(context))
             for name in config.train.baselines:
                 train_baseline(fold.spark, fold.warehouse, config, dataset, name)
-            for name in config.train.deep:
+            for name in (*config.train.deep, *config.train.rankers):
                 train_deep(fold.warehouse, config, dataset, name)
+            join_stages(fold.warehouse, config, dataset)
             _, folds[day] = night.measure(fold, dataset, with_champion=False)
         table = by_fold(folds)
         totals = summary(table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,12 +17,15 @@ from pyspark.sql import functions as F
 
 from recsys_spark.config import SLICES
 from recsys_spark.dataset.build import Dataset, training_segments
-from recsys_spark.errors import DataError
+from recsys_spark.dataset.feeds.impressions import MOMENTS
+from recsys_spark.errors import ConfigError, DataError
 from recsys_spark.evaluation.evaluate import KNOWN_BEFORE, Candidate, Results, from_json, to_json
 from recsys_spark.evaluation.evaluate import evaluate as evaluate_candidates
 from recsys_spark.evaluation.results import slice_results
 from recsys_spark.evaluation.slices import ItemCounts, user_labels
 from recsys_spark.log.raw import WHOLE
+from recsys_spark.models import TWO_STAGE
+from recsys_spark.models.base import read_card
 from recsys_spark.pipeline.context import Context
 from recsys_spark.schemas import EVENTS, ITEM_IDS, ITEMS, USER_IDS, USER_METRICS
 from recsys_spark.tracking import promotion, registry
@@ -80,7 +84,12 @@ def model_run(context: Context, name: str, dataset: Dataset) -> Iterator[Tracked
 
 def epoch_logger(run: TrackedRun) -> Callable[[Epoch], None]:
     """Return what logs an epoch's figures while training goes on."""
-    return lambda done: run.metrics({f"epoch/{k}": v for k, v in vars(done).items() if k != "epoch"}, step=done.epoch)
+
+    def log(done: Epoch) -> None:
+        figures = {f"epoch/{k}": v for k, v in vars(done).items() if k != "epoch" and v is not None}
+        run.metrics(figures, step=done.epoch)
+
+    return log
 
 
 def log_step(run: TrackedRun, step: int, figures: dict[str, float]) -> None:
@@ -91,6 +100,29 @@ def log_step(run: TrackedRun, step: int, figures: dict[str, float]) -> None:
 def epochs_of(version: Version) -> list[Epoch]:
     """Return the epochs of a deep model's version."""
     return read_epochs(version.path)
+
+
+def finish_ranker(context: Context, run: TrackedRun, name: str, version: Version) -> None:
+    """Log a ranker's parameters and what it is on the test part's impressions; alone it is no recommender."""
+    run.params({"model": name, **version.manifest["config"], "seed": context.config.seed})
+    run.metrics({"train_seconds": version.manifest["seconds"], **version.manifest["measured"]})
+    run.tags({"recsys.version": version.name})
+
+
+def moments(dataset: Dataset, *paths: Path) -> Path | None:
+    """Return the folder of users' and items' features by moment, by which some of the saved models may rank.
+
+    Raises:
+        ConfigError: one of them does, and the data set was built without.
+    """
+    feed = dataset.feeds.get("impressions")
+    if feed is not None:
+        return feed.path / MOMENTS
+    if any(read_card(path)["model"] == TWO_STAGE for path in paths):
+        raise ConfigError(
+            "two_stage ranks by features of users and items, which the data set lacks; add impressions to dataset.feeds"
+        )
+    return None
 
 
 def finish_model(context: Context, run: TrackedRun, name: str, version: Version, dataset: Dataset) -> None:
@@ -134,6 +166,8 @@ def serving(context: Context, dataset: Dataset) -> Version:
         rows = known.select(columns).join(users, "id").sort("id")
         rows.coalesce(1).write.parquet(str(path / "users"))
         items.sort("id").coalesce(1).write.parquet(str(path / "items"))
+        if "impressions" in dataset.feeds:
+            shutil.copytree(dataset.feeds["impressions"].path / MOMENTS / "known=test", path / "moment")
         parents = warehouse.parents(dataset.histories, *dictionaries)
         return {"table": "serving", "histories": dataset.histories.name, **parents}
 
@@ -169,12 +203,13 @@ def measure(context: Context, dataset: Dataset, with_champion: bool = True) -> t
     Without the champion it is no night's evaluation, and no version of it goes live.
     """
     config = context.config
-    names = (*config.train.baselines, *config.train.deep)
+    names = (*config.train.baselines, *config.train.deep, *([TWO_STAGE] if config.train.rankers else []))
     versions = {name: model_version(context, name, dataset) for name in names}
     candidates = [Candidate(name, v.name, v.path) for name, v in versions.items()]
     champion = resolve_champion(context, dataset) if with_champion else None
     if champion is not None and champion.version not in {c.version for c in candidates}:
         candidates.append(Candidate("champion", champion.version, champion_path(context, champion)))
+    features = moments(dataset, *(c.path for c in candidates))
     used = {c.name: c.version for c in candidates}
     settings = (
         config.evaluation.model_dump(exclude={"folds", "fold_days", "off_policy"}),
@@ -188,6 +223,7 @@ def measure(context: Context, dataset: Dataset, with_champion: bool = True) -> t
         results = evaluate_candidates(
             context.spark, candidates, Path(dataset.histories.data), catalogue, path,
             config.evaluation, config.publish.block_users, config.seed, _user_labels(context, dataset), counts,
+            features,
         )  # fmt: skip
         sliced = slice_results(context.spark.read.parquet(str(path / "data")), config.evaluation, config.seed)
         users = {

@@ -14,6 +14,7 @@ from recsys_spark.errors import ConfigError
 from recsys_spark.log.catalogue import ingest_items
 from recsys_spark.log.generate import generate_log as generate
 from recsys_spark.log.ingest import ingest as ingest_events
+from recsys_spark.models import RANKERS, TWO_STAGE
 from recsys_spark.pipeline import decision as deciding
 from recsys_spark.pipeline import log_checks, night, off_policy, reconciliation
 from recsys_spark.pipeline.context import Context, StageResult
@@ -23,6 +24,7 @@ from recsys_spark.tracking.report import markdown
 from recsys_spark.training.baselines import train_baseline as fit_baseline
 from recsys_spark.training.launch import is_rank_zero, under_horovodrun
 from recsys_spark.training.launch import train_deep as fit_deep
+from recsys_spark.training.stages import join_stages
 
 Stage = Callable[[Context], StageResult]
 
@@ -107,10 +109,10 @@ def train_baseline(context: Context) -> StageResult:
 
 
 def train_deep(context: Context) -> StageResult:
-    """Train every model of `train.deep` with Horovod."""
+    """Train every model of `train.deep` and `train.rankers` with Horovod, and join the two stages."""
     dataset = current_dataset(context.warehouse, context.day)
     result = StageResult(inputs={"dataset": dataset.name})
-    for name in context.config.train.deep:
+    for name in (*context.config.train.deep, *context.config.train.rankers):
         if not is_rank_zero():  # another process writes, tracks and reports
             fit_deep(context.warehouse, context.config, dataset, name)
             continue
@@ -123,7 +125,10 @@ def train_deep(context: Context) -> StageResult:
             version, made = trained
             for epoch in [] if made else night.epochs_of(version):
                 log_epoch(epoch)
-            night.finish_model(context, run, name, version, dataset)
+            if name in RANKERS:
+                night.finish_ranker(context, run, name, version)
+            else:
+                night.finish_model(context, run, name, version, dataset)
         result.outputs[name] = version.name
         epochs = night.epochs_of(version)
         result.metrics[name] = {
@@ -132,7 +137,14 @@ def train_deep(context: Context) -> StageResult:
             "epochs": len(epochs),
             "samples_per_second": sorted(e.samples_per_second for e in epochs)[len(epochs) // 2],
             "feed_wait_share": sorted(e.feed_wait_share for e in epochs)[len(epochs) // 2],
+            **version.manifest.get("measured", {}),
         }
+    if is_rank_zero() and context.config.train.rankers:
+        with night.model_run(context, TWO_STAGE, dataset) as run:
+            joined = join_stages(context.warehouse, context.config, dataset)
+            assert joined is not None
+            night.finish_model(context, run, TWO_STAGE, joined[0], dataset)
+        result.outputs[TWO_STAGE] = joined[0].name
     return result
 
 
@@ -202,7 +214,7 @@ def recommend(context: Context) -> StageResult:
             trained = dt.date.fromisoformat(champion.run_date)
         version, made = publish(
             context.spark, context.warehouse, context.config.publish, context.day,
-            dataset.histories, path, model_version, popularity.path,
+            dataset.histories, path, model_version, popularity.path, night.moments(dataset, path),
         )  # fmt: skip
         figures = {k: version.manifest[k] for k in ("users", "rows", "coverage", "churn")}
         index = version.manifest["index"] or {}

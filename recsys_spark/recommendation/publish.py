@@ -29,7 +29,7 @@ _CODE = ("recommendation", "models", "schemas.py", "hashing.py")
 
 def publish(
     spark: SparkSession, warehouse: Warehouse, config: PublishConfig, until: dt.date,
-    histories: Version, model: Path, model_version: str, popularity: Path,
+    histories: Version, model: Path, model_version: str, popularity: Path, moments: Path | None = None,
 ) -> tuple[Version, bool]:  # fmt: skip
     """Write the lists of a run date as a version, check them, and make them the live ones.
 
@@ -39,6 +39,7 @@ def publish(
 
     Args:
         model, popularity: saved models; the second serves whom the first knows nothing of.
+        moments: features of users and items by moment, for a model that ranks by them.
 
     Returns:
         The version, and whether it was made now.
@@ -54,7 +55,8 @@ def publish(
     def expose(path: Path) -> dict[str, Any]:
         scratch = _scratch(slot, name)
         index = _index(model, users_of, config, scratch) if config.index != "exact" else None
-        lists = _lists(spark, warehouse, users_of, model, popularity, config, until, scratch, index is not None)
+        moment = moments / users_of.name if moments else None
+        lists = _lists(spark, warehouse, users_of, model, popularity, config, until, scratch, index is not None, moment)
         EXPOSURES.conform(lists).write.parquet(str(path / "data"))
         shutil.rmtree(scratch)
         return {
@@ -110,13 +112,13 @@ def _active(histories: DataFrame, until: dt.date, days: int | None) -> DataFrame
 
 def _lists(
     spark: SparkSession, warehouse: Warehouse, histories: Path, model: Path, popularity: Path,
-    config: PublishConfig, until: dt.date, scratch: Path, indexed: bool,
+    config: PublishConfig, until: dt.date, scratch: Path, indexed: bool, moment: Path | None,
 ) -> DataFrame:  # fmt: skip
     since = until - dt.timedelta(days=config.active_days - 1) if config.active_days else None
     explores = config.exploration.policy != "none"
     rows = top_k(
         spark, histories, model, config.k, config.block_users, scratch,
-        index=scratch / _INDEX if indexed else None, fallback=popularity, since=since,
+        index=scratch / _INDEX if indexed else None, fallback=popularity, since=since, moment=moment,
         exploring=Exploring(config.exploration, until) if explores else None,
     )  # fmt: skip
     policy = F.col("policy") if explores else F.lit(GREEDY)

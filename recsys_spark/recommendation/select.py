@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from recsys_spark.models.base import NO_OPINION, Floats, Ints, Recommender, UserBlock
+from recsys_spark.models.two_stage import TwoStage
 from recsys_spark.native import kernel
 
 _TILE_USERS, _TILE_ITEMS = 256, 2_048
@@ -25,6 +26,8 @@ def recommend_block(model: Recommender, users: UserBlock, k: int) -> tuple[Ints,
     Returns:
         Item ids [B, k] and their scores [B, k]; item 0 with score `NO_OPINION` fills up a short list.
     """
+    if isinstance(model, TwoStage):
+        return _rerank(model, users, k)
     if not model.dot_product:
         return select_top_k(model.score(users), users, k)
     vectors, items, eligible = model.user_vectors(users), model.item_vectors(), model.item_mask()  # type: ignore[attr-defined]
@@ -38,6 +41,15 @@ def recommend_block(model: Recommender, users: UserBlock, k: int) -> tuple[Ints,
             left, right = vectors[u : u + _TILE_USERS], items[i : i + _TILE_ITEMS].T
             scores = tile[: len(left) * right.shape[1]].reshape(len(left), -1)
             best.offer(np.matmul(left, right, out=scores), u, i)
+    return best.ranked()
+
+
+def _rerank(model: TwoStage, users: UserBlock, k: int) -> tuple[Ints, Floats]:
+    """Retrieve candidates, rank them, and keep the k best."""
+    found, _ = recommend_block(model.retriever, users, max(k, model.candidates))
+    items = np.sort(found, axis=1)
+    best = Best(users, np.ones(model.n_items, bool), k)
+    best.offer_some(model.rank(users, items), items)
     return best.ranked()
 
 

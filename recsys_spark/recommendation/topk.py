@@ -48,6 +48,7 @@ _COLUMNS = ["user_id", "items", "weights", "ratings"]
 def top_k(
     spark: SparkSession, histories: Path, model: Path, k: int, block_users: int, out: Path,
     *, index: Path | None = None, fallback: Path | None = None, since: Any = None, exploring: Exploring | None = None,
+    moment: Path | None = None,
 ) -> DataFrame:  # fmt: skip
     """Recommend k unseen items to every user: rows of `TOP_K`, of `EXPLORED` where lists are drawn.
 
@@ -61,6 +62,7 @@ def top_k(
         fallback: a saved model that serves whom the first does not know.
         since: leave out users whose `last_day` is before this day.
         exploring: how lists are drawn from the best items; None = the k best.
+        moment: the features of users and items at that moment, for a model that ranks by them.
     """
     schema = TOP_K if exploring is None else EXPLORED
     out.mkdir(parents=True, exist_ok=True)
@@ -75,7 +77,7 @@ def top_k(
 
     def recommend(task: tuple[Path, int, Path]) -> None:
         file, group, lists = task
-        first = models.load(model)
+        first = models.load(model, moment)
         ask = functools.partial(recommend_block, first) if index is None else _index(index, model).recommend_block
         served = first.name, ask, models.load(fallback) if fallback else None
         aside = lists.with_name(f".{lists.name}.{uuid.uuid4().hex}")

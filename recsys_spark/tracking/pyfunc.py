@@ -23,7 +23,8 @@ class RecommenderModel(PythonModel):
     def load_context(self, context: Any) -> None:
         from recsys_spark import models
 
-        self.model = models.load(Path(context.artifacts["model"]))
+        moment = context.artifacts.get("moment")  # of a model that ranks by features of users and items
+        self.model = models.load(Path(context.artifacts["model"]), Path(moment) if moment else None)
         self.fallback = models.load(Path(context.artifacts["popularity"]))
         items = pq.read_table(context.artifacts["items"]).to_pandas()
         self.raw_items = np.full(int(items["id"].max()) + 1, "", object)

@@ -20,7 +20,7 @@ from mlflow.types.schema import Array
 
 import recsys_spark
 from recsys_spark.errors import RunError
-from recsys_spark.models import DEEP
+from recsys_spark.models import DEEP, TWO_STAGE
 from recsys_spark.tracking.pyfunc import DEFAULT_K, RecommenderModel
 from recsys_spark.tracking.runs import TrackedRun
 from recsys_spark.tracking.store import Store
@@ -62,7 +62,7 @@ def register(
     Args:
         name: the model's name.
         version: its folder in the warehouse; the folder's name identifies it.
-        serving: a version of the `serving` table: dictionaries and histories.
+        serving: a version of the `serving` table: dictionaries and histories, and features for a model of two stages.
         popularity: the saved model that serves unknown users.
         id_space: of the dictionaries that its ids are from.
     """
@@ -71,7 +71,7 @@ def register(
     if found is not None:
         return found
     requirements = [f"{package}=={metadata.version(package)}" for package in _SCORING]
-    if name in DEEP:
+    if name in (*DEEP, TWO_STAGE):
         requirements.append(f"torch=={metadata.version('torch').split('+')[0]}")
     # both talk to the terminal about what is meant to be so; what fails raises
     with store.active(), warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
@@ -83,6 +83,7 @@ def register(
                 artifacts={
                     "model": str(version), "popularity": str(popularity),
                     "users": str(serving / "users"), "items": str(serving / "items"),
+                    **({"moment": str(serving / "moment")} if name == TWO_STAGE else {}),
                 },
                 code_paths=[str(Path(recsys_spark.__file__).parent)],
                 pip_requirements=requirements,

@@ -46,13 +46,26 @@ class Epoch:
 
     epoch: int
     loss: float
-    valid_ndcg_at_10: float
+    valid_ndcg_at_10: float | None
+    """Of a model that scores the catalogue; None of a ranker."""
     samples_per_second: float
     feed_wait_share: float
     """Share of the training time that rank 0 waited for its feed."""
     rss_mb: float
     """Resident memory of rank 0 at the epoch's end, MiB."""
     seconds: float
+    valid_gauc: float | None = None
+    """Of a ranker: the AUC within each user's impressions, weighed by how many they are."""
+    valid_log_loss: float | None = None
+    """Of a ranker, in nats per impression."""
+
+    @property
+    def measured(self) -> tuple[str, float]:
+        """What decides which epoch is the best, larger is better: its name, and its value."""
+        if self.valid_ndcg_at_10 is not None:
+            return "NDCG@10", self.valid_ndcg_at_10
+        assert self.valid_gauc is not None
+        return "GAUC", self.valid_gauc
 
 
 EPOCHS = "epochs.jsonl"

@@ -111,7 +111,7 @@ def train_deep(
     """
     job, version = training_job(warehouse, config, dataset, name)
     slot = warehouse.slot(f"models/{name}", date=dataset.name[:10])
-    if slot.version(version) is None and not dataset.histories.manifest["users_with_held_out"]["valid"]:
+    if slot.version(version) is None and not _valid(name, dataset):
         raise DataError(
             "no user has anything held out in the validation part, so no epoch can be chosen; "
             "mend dataset.split, or choose another --date"
@@ -120,6 +120,13 @@ def train_deep(
     lock = exclusive(job.folder.with_name(f".{version}.lock")) if is_rank_zero() else contextlib.nullcontext()
     with lock:
         return _train_once(warehouse, config, dataset, job, slot, version, on_epoch, live)
+
+
+def _valid(name: str, dataset: Dataset) -> int:
+    """Count what epochs can be judged by: impressions for a ranker, users for the others."""
+    if name in models.RANKERS:
+        return feed_of(name, dataset).manifest["parts"]["valid"]
+    return dataset.histories.manifest["users_with_held_out"]["valid"]
 
 
 def _train_once(
@@ -137,10 +144,10 @@ def _train_once(
         return None
     if standing is None:
         # here, where it still is one line and its own exit code; a rank's error is Horovod's by the time it is seen
-        columns = models.module_of(job.model).Network.columns
-        check_feed(
-            job.feed, feed_of(job.model, dataset).manifest, columns, job.config["batch_size"], rank_count(config)
-        )
+        from recsys_spark.training import ranking
+
+        manifest = feed_of(job.model, dataset).manifest
+        check_feed(job.feed, manifest, ranking.columns(job), job.config["batch_size"], rank_count(config))
         job.folder.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
         (job.folder / STOP).unlink(missing_ok=True)  # of a search that was killed before it tidied up
@@ -190,8 +197,9 @@ class _Report:
         if self.stopped is not None:  # the ranks had begun another epoch
             return
         self.bar.update(done.epoch + 1 - self.bar.n)
+        metric, value = done.measured
         rate = f"{done.samples_per_second:,.0f} samples/s"
-        self.bar.set_postfix_str(f"loss {done.loss:.4f}, NDCG@10 {done.valid_ndcg_at_10:.4f}, {rate}")
+        self.bar.set_postfix_str(f"loss {done.loss:.4f}, {metric} {value:.4f}, {rate}")
         try:
             self._tell(done)
         except StopTraining as stop:
@@ -268,5 +276,17 @@ def _save(job: TrainingJob, path: Path) -> dict[str, Any]:
     network.load_state_dict(best["network"])
     model.save(path)
     write_epochs(path, epochs)
-    top = max(epochs, key=lambda e: e.valid_ndcg_at_10)
-    return {"model": job.model, "config": job.config, "epochs": len(epochs), "best_epoch": top.epoch}
+    top = max(epochs, key=lambda e: e.measured[1])
+    return {
+        "model": job.model, "config": job.config, "epochs": len(epochs), "best_epoch": top.epoch,
+        "measured": _on_test(job, model) if job.model in models.RANKERS else {},
+    }  # fmt: skip
+
+
+def _on_test(job: TrainingJob, model: Any) -> dict[str, float]:
+    """Measure a ranker on the test part of its feed."""
+    from recsys_spark.training.ranking import RankingValidation
+
+    network = model.network
+    part = RankingValidation(job.feed / "test", network.columns, network.config.labels, 0, 1, job.valid_users, job.seed)
+    return {f"test_{name}": value for name, value in part.report(model).items() if value == value}

@@ -25,9 +25,9 @@ from torch import Tensor
 from recsys_spark.errors import DataError
 from recsys_spark.feed.check import check_ids
 from recsys_spark.feed.reader import Feed
-from recsys_spark.models import module_of
+from recsys_spark.models import RANKERS, module_of
 from recsys_spark.models.torch_recommender import TorchRecommender
-from recsys_spark.training import checkpoint
+from recsys_spark.training import checkpoint, ranking
 from recsys_spark.training.job import STOP, Epoch, TrainingJob, write_epochs
 from recsys_spark.training.updates import Updates
 from recsys_spark.training.validate import Validation
@@ -78,17 +78,17 @@ class _Run:
         module = module_of(job.model)
         self.job, self.device = job, device
         self.config = module.Config.model_validate(job.config)
+        self.model, network = new_recommender(job, module, ranking.read_manifest(job.feed)["history_length"])
         self.feed = Feed(
-            job.feed, module.Network.columns, self.config.batch_size, hvd.rank(), hvd.size(), job.seed,
+            job.feed, network.columns, self.config.batch_size, hvd.rank(), hvd.size(), job.seed,
             job.feed_workers, job.reader,
         )  # fmt: skip
-        self.model, network = new_recommender(job, module, self.feed.manifest["history_length"])
-        known = {"users": len(self.model.users), "items": self.model.n_items}
-        check_ids(job.feed, self.feed.manifest, module.Network.columns, known)
+        known = {"users": len(self.model.users), "items": len(self.model.items)}
+        check_ids(job.feed, self.feed.manifest, network.columns, known)
         network.prepare(*_training_pairs(job.pairs, self.model.n_items))
         self.network: Any = network.to(device)
         self.updates = Updates(network, self.config, job, self.feed.steps, device)
-        self.validation = Validation(job.histories, hvd.rank(), hvd.size(), job.valid_users, job.seed)
+        self.validation = _validation(job, network)
         self.epochs: list[Epoch] = []
         self.stopped = False
         self._agree_on_steps()
@@ -118,7 +118,7 @@ class _Run:
         return self.stopped or n >= self.config.epochs or (n > 0 and n - 1 - self._best() >= self.job.patience)
 
     def _best(self) -> int:
-        return int(np.argmax([e.valid_ndcg_at_10 for e in self.epochs]))
+        return int(np.argmax([e.measured[1] for e in self.epochs]))
 
     def epoch(self, number: int) -> Epoch:
         """Train one epoch, validate, and checkpoint."""
@@ -148,16 +148,17 @@ class _Run:
         trained = time.perf_counter() - start
 
         self.network.eval()
-        summed, users = self.validation.ndcg_sum(self.model)
-        sums = _allreduce_sum(torch.tensor([float(total), self.feed.steps, rows, summed, users], dtype=torch.float64))
+        valid = self.validation.sums(self.model)
+        sums = _allreduce_sum(torch.tensor([float(total), self.feed.steps, rows, *valid], dtype=torch.float64))
+        figures: dict[str, Any] = {"valid_ndcg_at_10": None, **self.validation.figures(sums[3:].tolist())}
         done = Epoch(
             epoch=number,
             loss=float(sums[0] / sums[1]),
-            valid_ndcg_at_10=float(sums[3] / max(float(sums[4]), 1.0)),
             samples_per_second=float(sums[2]) / trained,
             feed_wait_share=waited / trained,
             rss_mb=psutil.Process().memory_info().rss / 2**20,
             seconds=time.perf_counter() - start,
+            **figures,
         )
         stop = (self.job.folder / STOP).exists()  # rank 0's look counts: the ranks have to agree
         done, self.stopped = hvd.broadcast_object((done, stop), root_rank=0, name=f"epoch{number}")
@@ -213,8 +214,18 @@ def _training_pairs(pairs: Path, n_items: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.bincount(item, minlength=n_items)), torch.from_numpy(keys)
 
 
-def new_recommender(job: TrainingJob, module: Any, length: int) -> tuple[TorchRecommender, Any]:
-    """Build an untrained network and the recommender around it, knowing what the feed will train."""
+def _validation(job: TrainingJob, network: Any) -> Any:
+    """Return this rank's validation: of the catalogue's order, or of the impressions'."""
+    if job.model not in RANKERS:
+        return Validation(job.histories, hvd.rank(), hvd.size(), job.valid_users, job.seed)
+    share = (hvd.rank(), hvd.size(), job.valid_users, job.seed)
+    return ranking.RankingValidation(job.feed / "valid", network.columns, network.config.labels, *share)
+
+
+def new_recommender(job: TrainingJob, module: Any, length: int) -> tuple[Any, Any]:
+    """Build an untrained network and the recommender or ranker around it, knowing what the feed will train."""
+    if job.model in RANKERS:
+        return ranking.new_ranker(job)
     counts = {}
     for name in ("users", "items"):
         table = pq.read_table(job.pairs / name).to_pandas()

@@ -1,7 +1,12 @@
-"""Validation during training: NDCG@10 over the full catalogue, the users dealt out to the ranks."""
+"""Validation during training: NDCG@10 over the full catalogue, the users dealt out to the ranks.
+
+What a loop asks of a validation is `sums(model)`, of this rank, and `figures(sums)`, fields of an `Epoch`, of what the
+ranks' sums add up to. A ranker's is in `recsys_spark.training.ranking`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,3 +51,12 @@ class Validation:
             return 0.0, 0
         values = evaluate_lists(np.concatenate(ranked), self.truth, [K])[f"ndcg@{K}"]
         return float(np.nansum(values)), int(np.isfinite(values).sum())
+
+    def sums(self, model: Recommender) -> list[float]:
+        """Return what `ndcg_sum` does, as the loop adds it up."""
+        summed, users = self.ndcg_sum(model)
+        return [summed, float(users)]
+
+    def figures(self, sums: Sequence[float]) -> dict[str, float]:
+        """Turn the ranks' sums into the mean over all users."""
+        return {"valid_ndcg_at_10": sums[0] / max(sums[1], 1.0)}

@@ -119,7 +119,7 @@ class Trials:
             try:
                 if done.epoch not in epochs:  # told again where the tracking server was away
                     epochs[done.epoch] = done
-                    report(done.epoch, done.valid_ndcg_at_10)
+                    report(done.epoch, done.measured[1])
             finally:
                 log(done)
 
@@ -130,8 +130,8 @@ class Trials:
             version, made = trained
             for done in [] if made else read_epochs(version.path):
                 on_epoch(done)
-            value = max(e.valid_ndcg_at_10 for e in epochs.values())
+            value = max(e.measured[1] for e in epochs.values())
         except StopTraining:
             pass
-        reports = [(e.epoch, e.valid_ndcg_at_10) for e in epochs.values()]
+        reports = [(e.epoch, e.measured[1]) for e in epochs.values()]
         return {"value": value, "reports": reports, "seconds": sum(e.seconds for e in epochs.values())}

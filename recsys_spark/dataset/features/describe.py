@@ -11,6 +11,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.dataset.features import context, crosses, item, user
+from recsys_spark.dataset.features.history import add_history
 
 TEXTS = (*context.TEXTS, "category")
 """Features that are text, to be numbered by `encoding`."""
@@ -20,7 +21,9 @@ FLOATS = (*user.FLOATS, *item.FLOATS, *context.FLOATS, *crosses.FLOATS)
 """Features that are numbers."""
 
 
-def describe_events(events: DataFrame, items: DataFrame, weights: dict[str, float], which: Column) -> DataFrame:
+def describe_events(
+    events: DataFrame, items: DataFrame, weights: dict[str, float], which: Column, length: int | None = None
+) -> DataFrame:
     """Return the events for which `which` holds, with the features of all groups.
 
     Args:
@@ -29,16 +32,24 @@ def describe_events(events: DataFrame, items: DataFrame, weights: dict[str, floa
         items: the catalogue with dense `item_id`; see `item.add_catalogue`.
         weights: of each event type; an event of weight above 0 is an interaction.
         which: a condition on columns of `events`.
+        length: of the histories; None = without.
 
     Returns:
-        The columns of `events` (`position` bounded), and the features: `TEXTS`, `SIZES` and `FLOATS`.
+        The columns of `events` (`position` bounded), and the features: `TEXTS`, `SIZES`, `FLOATS`, and `history`.
     """
+    rows = mark(events, weights)
+    days = item.popularity(rows)
+    acts = rows.where("_acts = 1").select("user_id", "item_id", "_us")
+    rows = item.add_catalogue(rows, items)
+    rows = crosses.add_crosses(context.add_context(user.add_user_features(rows))).where(which)
+    rows = rows if length is None else add_history(rows, acts, length)
+    return rows.join(days, ["item_id", "date"], "left").drop("_us", "_acts", "_past")
+
+
+def mark(events: DataFrame, weights: dict[str, float]) -> DataFrame:
+    """Add `_us`, microseconds since 1970 UTC, and `_acts`, 1 for an interaction, else 0."""
     acting = [kind for kind, weight in weights.items() if weight > 0]
-    rows = events.withColumns({
+    return events.withColumns({
         "_us": F.unix_micros("timestamp"),
         "_acts": F.col("event_type").isin(acting).cast("int"),
     })  # fmt: skip
-    days = item.popularity(rows)
-    rows = item.add_catalogue(rows, items)
-    rows = crosses.add_crosses(context.add_context(user.add_user_features(rows)))
-    return rows.where(which).join(days, ["item_id", "date"], "left").drop("_us", "_acts", "_past")

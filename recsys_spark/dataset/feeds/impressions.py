@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 from recsys_spark.config import Config
 from recsys_spark.dataset.features.describe import FLOATS, SIZES, TEXTS, describe_events
 from recsys_spark.dataset.features.encoding import FILE, fit_encoding
+from recsys_spark.dataset.features.moments import write_moments
 from recsys_spark.dataset.feeds.writer import describe_files, write_files, write_rows
 from recsys_spark.dataset.splits import GAP, PARTS, time_part
 from recsys_spark.errors import DataError
@@ -25,6 +26,9 @@ from recsys_spark.errors import DataError
 IMPRESSION = "impression"
 RATING = "rating"
 POSITIVE = "label_positive"
+POSITION = "position"
+MOMENTS = "moments"
+"""Folder of the feed's version with the features at each moment of the histories."""
 _IDENTITY = ["user_id", "item_id", "_shown"]
 
 
@@ -39,9 +43,10 @@ def write_impressions(
 ) -> dict[str, Any]:
     """Write the impressions below `path` and return the manifest's entries.
 
-    The training part goes to `data/`, the others to `valid/` and `test/`, and how features were encoded to
-    `encoding.json`. Columns: `user_id`, `item_id`, `timestamp` (int64, seconds since 1970 UTC), the ids and
-    numbers of `recsys_spark.dataset.features`, and the labels, float32 0 or 1; see `label_rows`.
+    The training part goes to `data/`, the others to `valid/` and `test/`, how features were encoded to
+    `encoding.json`, and what will be known of users and items when lists are made to `moments/`. Columns: `user_id`,
+    `item_id`, `timestamp` (int64, seconds since 1970 UTC), the ids, numbers and history of
+    `recsys_spark.dataset.features`, and the labels, float32 0 or 1; see `label_rows`.
 
     Args:
         interactions: the rows of `INTERACTIONS`; only splits that are no split by time ask them for the part.
@@ -61,7 +66,8 @@ def write_impressions(
     labels = label_columns(types) if kind == IMPRESSION else {POSITIVE: []}
     parted = part_events(events, interactions, config, until).repartition("user_id")  # suits every window below
     labelled = label_rows(parted, kind, labels, config.dataset.label_hours, config.dataset.positive_rating)
-    described = describe_events(labelled, items, types, F.col("_row") & F.col("_part").isNotNull()).persist()
+    which, length = F.col("_row") & F.col("_part").isNotNull(), config.dataset.history_length
+    described = describe_events(labelled, items, types, which, length).persist()
     counts = {part: 0 for part in PARTS} | {
         r["_part"]: r["count"] for r in described.groupBy("_part").count().collect()
     }
@@ -73,10 +79,10 @@ def write_impressions(
 
     encoding = fit_encoding(described.where("_part = 'train'"), FLOATS, TEXTS)
     encoding.save(path / FILE)
-    columns = ["user_id", "item_id", "timestamp", *TEXTS, *SIZES, *FLOATS, *labels, "_shown", "_part"]
+    columns = ["user_id", "item_id", "timestamp", *TEXTS, *SIZES, *FLOATS, "history", *labels, "_shown", "_part"]
     seconds = F.unix_seconds("timestamp").alias("timestamp")
     encoded = encoding.apply(described).select(*(seconds if c == "timestamp" else c for c in columns))
-    top = described.agg(F.max("user_id"), F.max("item_id")).first()
+    top = described.agg(F.max("user_id"), F.max("item_id"), F.max("position")).first()
     rows = {part: encoded.where(F.col("_part") == part) for part in PARTS}
     written = write_rows(spark, rows["train"], counts["train"], path, _IDENTITY, config)
     for part in PARTS[1:]:
@@ -86,10 +92,12 @@ def write_impressions(
         if beside["schema"] != written["schema"]:
             raise AssertionError(f"{path / part}: has the columns {beside['schema']}, not those of the feed")
     described.unpersist()
+    write_moments(parted, items, config, until, path / MOMENTS)
+    sizes = {**SIZES, POSITION: SIZES[POSITION] if top[2] else 1}
     return {
         "table": "feeds/impressions", "kind": "impressions", "rows_are": kind, **written,
         "parts": counts, "n_users": top[0] + 1, "n_items": top[1] + 1,
-        "ids": {**encoding.sizes(), **SIZES}, "floats": list(FLOATS), "labels": list(labels),
+        "history_length": length, "ids": {**encoding.sizes(), **sizes}, "floats": list(FLOATS), "labels": list(labels),
     }  # fmt: skip
 
 
