@@ -26,6 +26,7 @@ from recsys_spark.warehouse import Warehouse
 
 FIRST = dt.date(2026, 3, 1)
 DAYS = 12
+BATCHES = (3, 7, 11)  # each with the four days up to it
 CONFIG = """\
 name: arms
 root: {root}/warehouse/arms
@@ -73,14 +74,15 @@ PRICES = {"i1": 2.5, "i2": 4.0, "i3": None}
 
 @pytest.fixture(scope="module")
 def made(spark, tmp_path_factory):
-    """A warehouse of twelve daily batches; a tenth of the events were delivered again a day later."""
+    """A warehouse of three batches; a fifth of a batch's last day is delivered again with the next."""
     root = tmp_path_factory.mktemp("ab")
     events, arms = simulate()
     warehouse = Warehouse(root / "warehouse/arms")
-    for day in range(DAYS):
+    for day in BATCHES:
         date = FIRST + dt.timedelta(days=day)
-        again = [e for n, e in enumerate(events) if e["date"] == date - dt.timedelta(days=1) and n % 10 == 0]
-        publish(warehouse, str(date), [e for e in events if e["date"] == date] + again)
+        of = [e for e in events if (date - dt.timedelta(days=4)) < e["date"] <= date]
+        again = [e for n, e in enumerate(events) if e["date"] == date - dt.timedelta(days=4) and n % 5 == 0]
+        publish(warehouse, str(date), of + again)
 
     def items(path):
         (path / "data").mkdir()
@@ -181,7 +183,7 @@ def test_a_plan_needs_no_assignments(made):
         (["experiment.assignments.path=/nowhere.csv"], 3, "/nowhere.csv: no such assignment table"),
         (["experiment.assignments.format=parquet"], 3, "arms.csv: cannot be read as parquet"),
         (["experiment.assignments.columns={arm: variant}"], 3, "has no column 'variant'"),
-        (["--date", "2026-03-03"], 3, "nobody was given an arm by 2026-03-03"),
+        (["--date", "2026-03-04"], 3, "nobody was given an arm by 2026-03-04"),
     ],
 )
 def test_bad_input_is_one_line_and_the_right_exit_code(made, overrides, code, message):
