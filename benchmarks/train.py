@@ -99,10 +99,7 @@ def epochs(root: Path) -> list[Row]:
 
 
 def to_quality(root: Path) -> Row:
-    """Train SASRec, on one thread, until an epoch's weights have RecBole's figure on the test part.
-
-    That is the time to a target, in which the test part says when it is reached; a model is never chosen by it.
-    """
+    """Train SASRec, on one thread, until the epoch that validation has chosen so far has RecBole's figure on test."""
     settings = yaml.safe_load(Path("conf/models/sasrec.yaml").read_text(encoding="utf-8"))["models"]["sasrec"]
     with tempfile.TemporaryDirectory() as folder:
         of = job(root, Path(folder), "sasrec", settings, threads=1)
@@ -113,9 +110,9 @@ def to_quality(root: Path) -> Row:
         def look(_: Epoch) -> None:
             nonlocal spent
             begin = time.process_time()
-            last = checkpoint.load(of.folder, checkpoint.LAST)
-            assert last is not None
-            network.load_state_dict(last["network"])
+            best = checkpoint.load(of.folder, checkpoint.BEST)
+            assert best is not None
+            network.load_state_dict(best["network"])
             total, users = test.ndcg_sum(model)
             if total / users >= TARGET and not reached:
                 reached.append(begin - start - spent)
