@@ -35,7 +35,7 @@ def mean_metrics(spark: SparkSession, lists: Path, ks: list[int]) -> dict[str, f
     files = sorted(lists.glob("*.parquet"))
     groups = [(file, group) for file in files for group in range(pq.ParquetFile(file).num_row_groups)]
     total: Totals = {}
-    for part in deal(spark.sparkContext, groups).map(lambda task: _totals(*task, ks)).collect():
+    for part in deal(spark.sparkContext, groups).map(lambda task: _totals(task[0], task[1], ks)).collect():
         _add(total, part)
     return {name: value / users if users else float("nan") for name, (value, users) in total.items()}
 
