@@ -74,7 +74,12 @@ def exposure_intervals(
     measure = partial(_measure, catalogue=catalogue, ks=ks, confidence=confidence, sizes=sizes)
     schema = "model string, split string, name string, mean double, low double, high double"
     rows = cells.groupBy("model", "split").applyInPandas(measure, schema).collect()
-    return {(r.model, r.split, r.name): Interval(r.mean, r.low, r.high, sizes[r.model, r.split]) for r in rows}
+    found = {(r.model, r.split, r.name): Interval(r.mean, r.low, r.high, sizes[r.model, r.split]) for r in rows}
+    for (model, split), n in sizes.items():  # lists that are all empty have no cells
+        for name, (figure, _) in FIGURES.items():
+            nothing = Interval(figure(np.zeros(catalogue, np.int64)), float("nan"), float("nan"), n)
+            found |= {(model, split, f"{name}@{k}"): found.get((model, split, f"{name}@{k}"), nothing) for k in ks}
+    return found
 
 
 def _measure(
