@@ -46,10 +46,11 @@ def jackknife(counts: Counts, figure: Callable[[Counts], float], confidence: flo
         n: users; below 2 G the interval is NaN.
         most: the largest value that there is; the least is 0.
     """
-    value = figure(counts.sum(axis=0))
+    whole = counts.sum(axis=0)
+    value = figure(whole)
     if n < 2 * len(counts):
         return Interval(value, float("nan"), float("nan"), n)
-    without = np.array([figure(counts.sum(axis=0) - group) for group in counts])
+    without = np.array([figure(whole - group) for group in counts])
     groups = len(without)
     error = float(np.sqrt((groups - 1) / groups * np.square(without - without.mean()).sum()))
     reach = float(stats.t.ppf((1 + confidence) / 2, groups - 1)) * error
