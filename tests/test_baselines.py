@@ -15,6 +15,8 @@ from recsys_spark.evaluation.evaluate import Candidate, score_users
 from recsys_spark.models import load
 from recsys_spark.pipeline import stages
 from recsys_spark.pipeline.context import Context
+from recsys_spark.pipeline.night import finish_model, model_run, resolve_champion
+from recsys_spark.tracking import registry
 from recsys_spark.training.baselines import baseline_version, train_baseline
 from recsys_spark.warehouse import MANIFEST
 
@@ -103,6 +105,20 @@ def test_popularity_by_country_knows_everyones_country(spark, night, fit):
         assert (model.segments.names[place - 1] if place else None) == (of[row.raw_id] if known else None)
 
 
+def test_a_champion_of_another_warehouse_is_none_and_says_so(night, fit, capfd):
+    """Its ids are numbers as ours are, so nothing else would tell that they mean other items."""
+    context, dataset = night
+    with model_run(context, "ease", dataset) as run:
+        finish_model(context, run, "popularity", fit("popularity"), dataset)
+        finish_model(context, run, "ease", fit("ease"), dataset)
+    made = registry.find(context.store, fit("ease").name)
+    registry.set_alias(context.store, registry.CHAMPION, made)
+    assert resolve_champion(context, dataset) == made and capfd.readouterr().err == ""
+    context.store.client.set_model_version_tag(context.store.model_name, made.number, "recsys.lineage", "a-b")
+    assert resolve_champion(context, dataset) is None
+    assert "the champion (ease of 2026-01-08) was trained on the ids of another warehouse" in capfd.readouterr().err
+
+
 def test_a_warm_start_is_from_the_night_before_and_of_the_same_dictionary(spark, night, fit):
     context, dataset = night
     config = context.config.model_copy(update={"models": {"als": {**SETTINGS["als"], "warm_start": True}}})
@@ -115,7 +131,7 @@ def test_a_warm_start_is_from_the_night_before_and_of_the_same_dictionary(spark,
     assert used["previous"].name == version.name
     manifest = before / version.name / MANIFEST
     entries = json.loads(manifest.read_text())
-    entries["item_ids"]["created_at"] = "2020-01-01T00:00:00+00:00"  # a dictionary that was there before this one
+    entries["lineage"] = "those of a warehouse that is no more"
     manifest.write_text(json.dumps(entries))
     other, used = baseline_version(context.warehouse, config, dataset, "als")
     assert used == {"previous": None} and other != name

@@ -99,6 +99,14 @@ def test_ids_that_share_a_key_are_kept_apart_by_another_salt(spark, tmp_path, mo
     assert third.manifest["salt"] == 1 and len(dictionary(third)) == 5
 
 
+def test_a_dictionary_hands_its_lineage_on_and_another_has_its_own(spark, tmp_path):
+    slot = Slot(tmp_path / "user_ids")
+    first, second = (extend_dictionary(spark, slot, USER_IDS, keys(spark, key)) for key in "ab")
+    other = extend_dictionary(spark, Slot(tmp_path / "other"), USER_IDS, keys(spark, "a"))
+    assert first.name != second.name and first.manifest["lineage"] == second.manifest["lineage"]
+    assert other.name == first.name and other.manifest["lineage"] != first.manifest["lineage"]
+
+
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(nights=st.lists(st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=12), min_size=1, max_size=3))
 def test_any_text_keeps_its_id_over_any_nights(spark, tmp_path_factory, nights):

@@ -183,8 +183,8 @@ def test_register_twice_registers_once(store, tmp_path):
     assert find(store, version.name) is None
 
     with closing(start_night(store, None)) as run:
-        first = register(run, "popularity", version, tmp_path / "serving", version, "2026-01-01")
-        again = register(run, "popularity", version, tmp_path / "serving", version, "2026-01-01")
+        first = register(run, "popularity", version, tmp_path / "serving", version, "2026-01-01", "a-b")
+        again = register(run, "popularity", version, tmp_path / "serving", version, "2026-01-01", "a-b")
         assert store.client.get_run(run.run_id).info.status == "RUNNING"  # the caller goes on logging
     assert first == again == find(store, version.name)
     assert (first.model, first.version, first.run_date) == ("popularity", "2026-01-01-abc", "2026-01-01")

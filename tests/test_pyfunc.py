@@ -84,7 +84,7 @@ def registered(tmp_path_factory):
         pq.write_table(rows, root / "serving" / name / "part-0.parquet")
     store = open_store(Config(name="tests", root=str(root / "tables" / "tests"), log=LogConfig(path="log")))
     with closing(start_night(store, None)) as run:
-        made = register(run, "als", root / "als-v1", root / "serving", root / "popularity-v1", "2026-01-01")
+        made = register(run, "als", root / "als-v1", root / "serving", root / "popularity-v1", "2026-01-01", "a-b")
     with store.active():
         model = mlflow.artifacts.download_artifacts(
             f"models:/{store.model_name}/{made.number}", dst_path=str(root / "downloaded")

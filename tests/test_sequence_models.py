@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from recsys_spark.models import bert4rec, caser, gru4rec, module_of, sasrec
+from recsys_spark.models.attention import Block
 from recsys_spark.models.base import UserBlock
-from recsys_spark.models.sequence import Block, Dropout, to_front
+from recsys_spark.models.sequence import Dropout, to_front
 from recsys_spark.models.torch_recommender import TorchRecommender
 
 FORWARDS = ("sasrec", "gru4rec", "caser")
@@ -37,7 +38,9 @@ def network_of(name, **settings):
 
 
 def arrays_of(network):
-    return {name: value.detach().double().numpy() for name, value in network.state_dict().items()}
+    return {
+        name.removeprefix("stack."): value.detach().double().numpy() for name, value in network.state_dict().items()
+    }
 
 
 def vectors(network, rows):

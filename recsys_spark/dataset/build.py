@@ -175,6 +175,7 @@ def _interactions(
         "cold": {n: {k: p[k] for k in ("cold_user", "cold_item")} for n, p in parts.items() if n in PARTS[1:]},
         "user_ids": users.name,
         "item_ids": items.name,
+        "lineage": f"{users.manifest['lineage']}-{items.manifest['lineage']}",
     }
 
 

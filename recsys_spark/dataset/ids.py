@@ -4,12 +4,16 @@ An id, once given, is for ever: a model trained last night reads tonight's ids. 
 order of their 64-bit hash, so the same events in the same order of nights give the same ids, however many
 partitions they lie in. 0 is the unknown.
 
+A dictionary's manifest has a `lineage`, drawn for its first version and handed on: ids of one lineage mean the same,
+those of another mean nothing. A warehouse that was wiped gives its versions their names again, but another lineage.
+
 The hash, `key`, is what the events are joined by: a string is hashed where it is read, and never shuffled.
 """
 
 from __future__ import annotations
 
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +94,7 @@ def _append(
     offset = current.manifest["rows"] if current else 0
     old_salt = current.manifest["salt"] if current else 0
     count = sum(sizes.values())
+    lineage = (current.manifest.get("lineage") if current else None) or uuid.uuid4().hex
 
     def build(path: Path) -> dict[str, Any]:
         known = spark.read.parquet(current.data) if current else None
@@ -105,7 +110,10 @@ def _append(
                 break
             salt += 1  # two raw ids share a key: one chance in 10,000 for 60 million of them
         previous = current.name if current else None
-        return {"table": table.name, "rows": offset + count, "appended": count, "previous": previous, "salt": salt}
+        return {
+            "table": table.name, "rows": offset + count, "appended": count, "previous": previous, "salt": salt,
+            "lineage": lineage,
+        }  # fmt: skip
 
     version, built = slot.materialize(f"v{number:06d}", build, flip=False)
     with exclusive(slot.path):  # the pointer only ever goes forward, also where a killed run left it behind

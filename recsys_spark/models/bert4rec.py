@@ -6,29 +6,23 @@ from __future__ import annotations
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from recsys_spark.models.sequence import FILES, Block, Dropout, SequenceConfig, SequenceNetwork, initialise, to_front
+from recsys_spark.models.attention import FILES, AttentionConfig, AttentionStack
+from recsys_spark.models.sequence import SequenceNetwork, initialise, to_front
 
 SHARES = FILES
 
 
-class Config(SequenceConfig):
-    """Sizes of BERT4Rec, and what it is asked to fill in."""
+class Config(AttentionConfig):
+    """Sizes of BERT4Rec, whose `length` counts masks as items, and what it is asked to fill in."""
 
-    length: int = Field(50, ge=2)
-    """Items and masks that are read; positions beyond `dataset.history_length` are never trained."""
-    blocks: int = Field(2, ge=1)
-    """Attention blocks, one on the other."""
     heads: int = Field(2, ge=1)
-    """Parts that attention is computed in; `dim` is a multiple of them."""
     hidden: int = Field(256, ge=1)
-    """Width of each block's feed-forward layer."""
     masked: float = Field(0.2, gt=0, lt=1)
     """Share of a row's items that are masked and have to be filled in."""
     newest_only: float = Field(0.1, ge=0, le=1)
     """Share of the rows in which the newest item is masked alone, as it is when a list is made."""
-    learning_rate: float = Field(1e-3, gt=0)
 
 
 class Network(SequenceNetwork):
@@ -36,12 +30,7 @@ class Network(SequenceNetwork):
 
     def __init__(self, config: Config, n_users: int, n_items: int) -> None:
         super().__init__(config, n_items, tokens=1)
-        self.position = nn.Embedding(config.length, config.dim)
-        self.blocks = nn.ModuleList(
-            Block(config.dim, config.heads, config.hidden, config.dropout) for _ in range(config.blocks)
-        )
-        self.norm = nn.LayerNorm(config.dim)
-        self.dropout = Dropout(config.dropout)
+        self.stack = AttentionStack(config)
         initialise(self)
 
     def forward(self, items: Tensor) -> Tensor:
@@ -49,10 +38,7 @@ class Network(SequenceNetwork):
         there = items > 0
         # the newest is at position 0, wherever the row ends
         place = (there.sum(dim=1, keepdim=True) - there.cumsum(dim=1)) * there
-        x = self.dropout(self.item(items) * self.config.dim**0.5 + self.position(place))
-        for block in self.blocks:
-            x = block(x, there)
-        return self.norm(x)
+        return self.stack(self.item(items), place, there)
 
     def mask(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Choose the items to hide, bool [B, L], of rows as `to_front` makes them; at least one of each."""

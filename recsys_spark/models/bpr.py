@@ -6,33 +6,22 @@ An item's bias is one more coordinate of its vector, against a 1 in the user's, 
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys_spark.models import losses
-from recsys_spark.models.negatives import NegativeSampler, draw_hardest
-from recsys_spark.models.torch_recommender import TorchConfig
+from recsys_spark.models.negatives import NegativeSampler, SamplingConfig, draw_hardest
 
 
-class Config(TorchConfig):
+class Config(SamplingConfig):
     """Sizes and sampling of BPR."""
 
     dim: int = Field(64, ge=1)
     """D: length of the embeddings, without the bias."""
     bias: bool = True
     """Whether an item has a bias of its own."""
-    negatives: int = Field(1, ge=1)
-    """Items that each positive is compared with."""
-    candidates: int | None = Field(None, ge=1)
-    """Items drawn per positive, of which the `negatives` that the model likes best are kept; null = all are."""
-    draw: Literal["uniform", "popularity"] = "uniform"
-    """Whether every trained item is drawn alike, or popular ones more often."""
-    avoid_positives: bool = True
-    """Redraw negatives that the user has had; costs 8 bytes of device memory per training row."""
     regularization: float = Field(0.0, ge=0)
     """Weight of the L2 penalty on the embeddings of a batch's users and items."""
 

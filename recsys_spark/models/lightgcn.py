@@ -8,32 +8,23 @@ graph made of them when the network last turned to evaluation: its scores are re
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from recsys_spark.models import losses
-from recsys_spark.models.negatives import NegativeSampler, draw_hardest
-from recsys_spark.models.torch_recommender import TorchConfig
+from recsys_spark.models.negatives import NegativeSampler, SamplingConfig, draw_hardest
 
 
-class Config(TorchConfig):
+class Config(SamplingConfig):
     """Sizes and sampling of LightGCN."""
 
     dim: int = Field(64, ge=1)
     """D: length of the embeddings."""
     layers: int = Field(3, ge=0)
     """K: how many steps the embeddings are spread over the graph."""
-    negatives: int = Field(1, ge=1)
-    """Items that each positive is compared with."""
-    candidates: int | None = Field(None, ge=1)
-    """Items drawn per positive, of which the `negatives` that the model likes best are kept; null = all are."""
-    draw: Literal["uniform", "popularity"] = "uniform"
-    """Whether every trained item is drawn alike, or popular ones more often."""
-    avoid_positives: bool = True
-    """Redraw negatives that the user has had; costs 8 bytes of device memory per training row."""
     regularization: float = Field(1e-4, ge=0)
     """Weight of the L2 penalty on the own embeddings of a batch's users and items."""
 

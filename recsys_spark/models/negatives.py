@@ -10,10 +10,26 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
+
+from recsys_spark.models.torch_recommender import TorchConfig
 
 _TRIES = 4  # a user with half the catalogue keeps 1 in 16 false negatives after as many redraws
 _POWER = 0.75
+
+
+class SamplingConfig(TorchConfig):
+    """How a model draws what each of its positives is compared with."""
+
+    negatives: int = Field(1, ge=1)
+    """Items that each positive is compared with."""
+    candidates: int | None = Field(None, ge=1)
+    """Items drawn per positive, of which the `negatives` that the model likes best are kept; null = all are."""
+    draw: Literal["uniform", "popularity"] = "uniform"
+    """Whether every trained item is drawn alike, or popular ones more often."""
+    avoid_positives: bool = True
+    """Redraw negatives that the user has had; costs 8 bytes of device memory per training row."""
 
 
 class NegativeSampler(nn.Module):

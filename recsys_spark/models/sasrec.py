@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import torch
-from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from recsys_spark.models.sequence import FILES, Block, Dropout, NextItemNetwork, SequenceConfig, initialise
+from recsys_spark.models.attention import FILES, AttentionConfig, AttentionStack
+from recsys_spark.models.sequence import NextItemNetwork, initialise
 
 SHARES = FILES
 
 
-class Config(SequenceConfig):
+class Config(AttentionConfig):
     """Sizes of SASRec."""
-
-    length: int = Field(50, ge=1)
-    """Newest items of a history that are read; positions beyond `dataset.history_length` are never trained."""
-    blocks: int = Field(2, ge=1)
-    """Attention blocks, one on the other."""
-    heads: int = Field(1, ge=1)
-    """Parts that attention is computed in; `dim` is a multiple of them."""
-    hidden: int = Field(64, ge=1)
-    """Width of each block's feed-forward layer."""
-    learning_rate: float = Field(1e-3, gt=0)
 
 
 class Network(NextItemNetwork):
@@ -33,17 +23,8 @@ class Network(NextItemNetwork):
     def __init__(self, config: Config, n_users: int, n_items: int) -> None:
         super().__init__(config, n_items)
         self.reads = config.length
-        self.position = nn.Embedding(config.length, config.dim)
-        self.blocks = nn.ModuleList(
-            Block(config.dim, config.heads, config.hidden, config.dropout) for _ in range(config.blocks)
-        )
-        self.norm = nn.LayerNorm(config.dim)
-        self.dropout = Dropout(config.dropout)
+        self.stack = AttentionStack(config)
         initialise(self)
 
     def forward(self, items: Tensor) -> Tensor:
-        x = self.item(items) * self.config.dim**0.5 + self.position(torch.arange(items.shape[1], device=items.device))
-        x = self.dropout(x)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        return self.stack(self.item(items), torch.arange(items.shape[1], device=items.device))

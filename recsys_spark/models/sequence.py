@@ -1,4 +1,4 @@
-"""What the sequential models share: the feed's rows, an attention block, and a loss over the catalogue.
+"""What the sequential models share: the feed's rows, and a loss over the catalogue.
 
 Shapes: B rows of L items, embeddings of length D, M positions that have a loss. Inside a network a row begins with its
 oldest item and padding follows the newest: whoever reads forwards then never meets padding, and needs no mask.
@@ -7,6 +7,7 @@ oldest item and padding follows the newest: whoever reads forwards then never me
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any, Literal
 
 import torch
@@ -72,39 +73,6 @@ class Dropout(nn.Module):
         return x * kept.to(x.dtype).mul_(1 / (1 - self.dropped / (1 << 16)))
 
 
-class Block(nn.Module):
-    """Self-attention and a feed-forward layer: x + attend(norm(x)), then x + feed(norm(x)).
-
-    Vaswani et al. 2017, "Attention is all you need", normalised before each layer as in Xiong et al. 2020, "On layer
-    normalization in the transformer architecture". The attention weights have no dropout: the fast kernels have none.
-    """
-
-    def __init__(self, dim: int, heads: int, hidden: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.attention_norm, self.feed_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.query_key_value, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.feed = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
-        self.dropout = Dropout(dropout)
-
-    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Return [B, L, D] of [B, L, D].
-
-        Args:
-            seen: the positions that every position looks at, bool [B, L]; without it, each looks at itself and those
-                before it.
-        """
-        x = x + self.dropout(self._attend(self.attention_norm(x), seen))
-        return x + self.dropout(self.feed(self.feed_norm(x)))
-
-    def _attend(self, x: Tensor, seen: Tensor | None) -> Tensor:
-        B, L, D = x.shape
-        query, key, value = self.query_key_value(x).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
-        mask = None if seen is None else seen[:, None, None, :].expand(B, 1, L, L)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
-        return self.out(mixed.transpose(1, 2).reshape(B, L, D))
-
-
 def initialise(network: nn.Module) -> None:
     """Draw embeddings and weights of linear layers from a normal distribution of deviation 0.02; biases are 0."""
     for module in network.modules():
@@ -116,7 +84,7 @@ def initialise(network: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-class SequenceNetwork(nn.Module):
+class SequenceNetwork(nn.Module, ABC):
     """The items' embeddings on both ends of a network: what goes in, and what the vector that comes out is near."""
 
     feed = "sequences"
@@ -154,9 +122,9 @@ class SequenceNetwork(nn.Module):
             negative = losses.corrected(negative, self.sampler.log_q[drawn])
         return self.sampled_loss(positive, negative.masked_fill_(target[:, None] == drawn, -math.inf))
 
+    @abstractmethod
     def user_vectors(self, user: Tensor, history: Tensor) -> Tensor:
         """Return what the network makes of histories [B, L]: [B, D]."""
-        raise NotImplementedError
 
     def item_vectors(self) -> Tensor:
         return self.item.weight[: self.n_items]
@@ -176,9 +144,9 @@ class NextItemNetwork(SequenceNetwork):
     reads: int | None = None
     slides = True
 
+    @abstractmethod
     def forward(self, items: Tensor) -> Tensor:
         """Return the vector after each item of rows as `to_front` makes them, [B, L, D] of [B, L]."""
-        raise NotImplementedError
 
     def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Mean over all items of the batch but each row's first."""

@@ -7,12 +7,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from recsys_spark.dataset.build import Dataset
 from recsys_spark.errors import DataError
 from recsys_spark.evaluation.bootstrap import BootstrapSums
 from recsys_spark.evaluation.bootstrap_rows import paired_sums, paired_values
 from recsys_spark.evaluation.evaluate import from_json
 from recsys_spark.evaluation.permutation import sign_flip_sums
 from recsys_spark.pipeline.context import Context
+from recsys_spark.pipeline.night import resolve_champion
 from recsys_spark.schemas import USER_METRICS
 from recsys_spark.tracking import promotion, registry
 from recsys_spark.tracking.guardrails import guardrails
@@ -21,7 +23,9 @@ from recsys_spark.tracking.runs import TrackedRun
 from recsys_spark.warehouse import Version
 
 
-def decide(context: Context, run: TrackedRun) -> tuple[promotion.Decision, registry.Registered | None]:
+def decide(
+    context: Context, dataset: Dataset, run: TrackedRun
+) -> tuple[promotion.Decision, registry.Registered | None]:
     """Choose the challenger on validation, hold it against the champion on test, and act on it.
 
     The record of the decision goes to the run, and to the challenger's version in the registry.
@@ -33,7 +37,7 @@ def decide(context: Context, run: TrackedRun) -> tuple[promotion.Decision, regis
     measured = slot.require(f"run jobs/evaluate.py --date {context.day} first")
     results = from_json(measured.manifest["results"])
     store, used = context.store, measured.manifest["candidates"]
-    champion = registry.resolve(store, registry.CHAMPION)
+    champion = resolve_champion(context, dataset)
     ours = {n: r for n, r in results.items() if n not in ("popularity", "champion") and "valid" in r}
     if not ours:
         return promotion.Decision(False, "no model but popularity was measured on the validation part"), champion

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -103,6 +104,7 @@ def finish_model(context: Context, run: TrackedRun, name: str, version: Version,
         serving(context, dataset).path,
         model_version(context, "popularity", dataset).path,
         str(context.day),
+        dataset.interactions.manifest["lineage"],
     )
     ids = {f"recsys.{table}": dataset.interactions.manifest[table] for table in (USER_IDS.name, ITEM_IDS.name)}
     run.tags(
@@ -137,6 +139,19 @@ def serving(context: Context, dataset: Dataset) -> Version:
     return warehouse.slot("serving", date=context.day).materialize(name, build)[0]
 
 
+def resolve_champion(context: Context, dataset: Dataset) -> registry.Registered | None:
+    """Return the champion, or None where there is none whose ids are this warehouse's."""
+    champion = registry.resolve(context.store, registry.CHAMPION)
+    if champion is None or champion.lineage == dataset.interactions.manifest["lineage"]:
+        return champion
+    print(
+        f"warning: the champion ({champion.model} of {champion.run_date}) was trained on the ids of another warehouse, "
+        "which mean nothing here; the night goes on as if there were none",
+        file=sys.stderr,
+    )
+    return None
+
+
 def champion_path(context: Context, champion: registry.Registered) -> Path:
     """Return the champion's files: those of this warehouse, else downloaded from the registry."""
     slot = context.warehouse.slot(f"models/{champion.model}", date=champion.run_date)
@@ -155,7 +170,7 @@ def measure(context: Context, dataset: Dataset, with_champion: bool = True) -> t
     names = (*config.train.baselines, *config.train.deep)
     versions = {name: model_version(context, name, dataset) for name in names}
     candidates = [Candidate(name, v.name, v.path) for name, v in versions.items()]
-    champion = registry.resolve(context.store, registry.CHAMPION) if with_champion else None
+    champion = resolve_champion(context, dataset) if with_champion else None
     if champion is not None and champion.version not in {c.version for c in candidates}:
         candidates.append(Candidate("champion", champion.version, champion_path(context, champion)))
     used = {c.name: c.version for c in candidates}

@@ -17,7 +17,7 @@ from recsys_spark.pipeline import decision as deciding
 from recsys_spark.pipeline import log_checks, night, reconciliation
 from recsys_spark.pipeline.context import Context, StageResult
 from recsys_spark.recommendation.publish import publish
-from recsys_spark.tracking import promotion, registry
+from recsys_spark.tracking import promotion
 from recsys_spark.tracking.report import markdown
 from recsys_spark.training.baselines import train_baseline as fit_baseline
 from recsys_spark.training.launch import is_rank_zero, under_horovodrun
@@ -152,7 +152,7 @@ def promote(context: Context) -> StageResult:
     """Let the best challenger take the champion's place, if it is surely better."""
     dataset = current_dataset(context.warehouse, context.day)
     with night.stage_run(context, "promote") as run:
-        decision, champion = deciding.decide(context, run)
+        decision, champion = deciding.decide(context, dataset, run)
         run.tags({"recsys.decision": decision.why})
         run.metrics({"promoted": float(decision.promoted)})
         rows = reconciliation.rows_table(night.live_events(context), dataset)
@@ -184,7 +184,7 @@ def recommend(context: Context) -> StageResult:
     """Publish the champion's lists for every active user."""
     dataset = current_dataset(context.warehouse, context.day)
     popularity = night.model_version(context, "popularity", dataset)
-    champion = registry.resolve(context.store, registry.CHAMPION)
+    champion = night.resolve_champion(context, dataset)
     with night.stage_run(context, "recommend") as run:
         if champion is None:  # nothing has beaten popularity yet
             path, model_version, name = popularity.path, popularity.name, "popularity"

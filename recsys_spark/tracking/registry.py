@@ -48,11 +48,15 @@ class Registered:
     version: str
     """Name of the warehouse version it was registered from."""
     run_date: str
+    lineage: str | None = None
+    """Of the dictionaries that its ids are from; see `recsys_spark.dataset.ids`."""
     rolled_back: bool = False
     """A person has taken it from the champion's place: it is not promoted again."""
 
 
-def register(run: TrackedRun, name: str, version: Path, serving: Path, popularity: Path, run_date: str) -> Registered:
+def register(
+    run: TrackedRun, name: str, version: Path, serving: Path, popularity: Path, run_date: str, lineage: str
+) -> Registered:
     """Register a saved model as a pyfunc, unless this very version is registered already.
 
     Args:
@@ -60,6 +64,7 @@ def register(run: TrackedRun, name: str, version: Path, serving: Path, popularit
         version: its folder in the warehouse; the folder's name identifies it.
         serving: a version of the `serving` table: dictionaries and histories.
         popularity: the saved model that serves unknown users.
+        lineage: of the dictionaries that its ids are from.
     """
     store = run.store
     found = find(store, version.name)
@@ -85,7 +90,9 @@ def register(run: TrackedRun, name: str, version: Path, serving: Path, popularit
                 input_example=pd.DataFrame({"user_id": ["1"], "k": [DEFAULT_K]}),
             )  # fmt: skip
         _create_model(store)
-        tags = {"recsys.model": name, "recsys.version": version.name, "recsys.night": run_date}
+        tags = {
+            "recsys.model": name, "recsys.version": version.name, "recsys.night": run_date, "recsys.lineage": lineage
+        }  # fmt: skip
         made = mlflow.register_model(logged.model_uri, store.model_name, tags=tags)
         # start_run on a run that is open elsewhere closes it; the caller goes on logging to it
         store.client.update_run(run.run_id, status="RUNNING")
@@ -151,4 +158,7 @@ def _create_model(store: Store) -> None:
 
 def _registered(version: ModelVersion, tags: dict[str, Any]) -> Registered:
     back = tags.get(_ROLLED_BACK) == "true"
-    return Registered(str(version.version), tags["recsys.model"], tags["recsys.version"], tags["recsys.night"], back)
+    return Registered(
+        str(version.version), tags["recsys.model"], tags["recsys.version"], tags["recsys.night"],
+        tags.get("recsys.lineage"), back,
+    )  # fmt: skip

@@ -16,7 +16,7 @@ from recsys_spark.dataset.build import Dataset, numbered_items, training_segment
 from recsys_spark.errors import ConfigError
 from recsys_spark.log.suppression import erased_count
 from recsys_spark.models.base import TrainingData
-from recsys_spark.schemas import ITEM_IDS, ITEMS
+from recsys_spark.schemas import ITEMS
 from recsys_spark.warehouse import Version, Warehouse, fingerprint
 
 _SEGMENTS = "segments/"
@@ -68,7 +68,7 @@ def train_baseline(
         shutil.rmtree(scratch)
         return {
             "model": name, "config": settings.model_dump(), "dataset": dataset.name, "inputs": inputs,
-            "item_ids": _item_ids(warehouse, dataset), "steps": steps, "seconds": time.perf_counter() - start,
+            "lineage": dataset.interactions.manifest["lineage"], "steps": steps, "seconds": time.perf_counter() - start,
         }  # fmt: skip
 
     slot = warehouse.slot(f"models/{name}", date=dataset.name[:10])
@@ -112,19 +112,8 @@ def _input(warehouse: Warehouse, dataset: Dataset, name: str, need: str) -> Vers
 
 
 def _previous(warehouse: Warehouse, dataset: Dataset, name: str) -> Version | None:
-    """Return the model of the newest earlier night, unless its dictionary of items is no longer the one there is."""
+    """Return the model of the newest earlier night, unless its ids are of other dictionaries."""
     earlier = [day for day in warehouse.keys(f"models/{name}", "date") if day < dataset.name[:10]]
     found = warehouse.slot(f"models/{name}", date=earlier[-1]).current() if earlier else None
-    if found is None or found.manifest.get("item_ids") is None:
-        return None
-    written = found.manifest["item_ids"]
-    standing = warehouse.slot(ITEM_IDS.name).version(written["name"])
-    same = standing is not None and standing.manifest["created_at"] == written["created_at"]
+    same = found is not None and found.manifest.get("lineage") == dataset.interactions.manifest["lineage"]
     return found if same else None
-
-
-def _item_ids(warehouse: Warehouse, dataset: Dataset) -> dict[str, str]:
-    """Name the dictionary of items that the model's ids are from, so that no later night mistakes another for it."""
-    version = warehouse.slot(ITEM_IDS.name).version(dataset.interactions.manifest[ITEM_IDS.name])
-    assert version is not None
-    return {"name": version.name, "created_at": version.manifest["created_at"]}
