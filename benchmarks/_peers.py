@@ -10,10 +10,10 @@ _ROOT = Path(__file__).parents[1]
 
 
 def peers_python() -> Path:
-    """Return the interpreter of build/peers, which is made from requirements/peers.txt the first time."""
+    """Return the interpreter of build/peers, which is made from benchmarks/peers.txt the first time."""
     python = _ROOT / "build/peers/bin/python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(_ROOT / "build/peers")], check=True)
-        requirements = str(_ROOT / "requirements/peers.txt")
+        requirements = str(_ROOT / "benchmarks/peers.txt")
         subprocess.run([str(python), "-m", "pip", "install", "-q", "-r", requirements], check=True)
     return python

@@ -1,6 +1,6 @@
 """Let ranx and rectools measure random lists, and write lists and values to tests/metric_peers.json.
 
-    python -m venv build/peers && build/peers/bin/pip install -r requirements/peers.txt
+    python -m venv build/peers && build/peers/bin/pip install -r benchmarks/peers.txt
     build/peers/bin/python scripts/metric_peers.py
 
 `tests/test_metric_parity.py` holds the project's own metrics against what is written there. The libraries are not part

@@ -92,7 +92,7 @@ SAME = (
     *(Same(m, "pytrec_eval", m) for m in ("precision", "recall", "ndcg", "hit_rate", "mrr")),
     Same("map", "pytrec_eval", "map", _BY_ALL, _capped),
     Same("graded_ndcg", "pytrec_eval", "graded ndcg"),
-    Same("ndcg", "scikit-learn", "ndcg_score", "wants a score for every item; ours of a list stand below its last"),
+    Same("ndcg", "scikit-learn", "ndcg_score", "wants a score for every item: what a list lacks is put behind it"),
     Same("graded_ndcg", "scikit-learn", "graded ndcg_score"),
 )
 

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from pyspark.sql import functions as F
 
 from recsys_spark.config import EvaluationConfig
 from recsys_spark.evaluation.bootstrap import bootstrap_sums, paired_difference
@@ -254,6 +255,12 @@ def test_compare_takes_users_that_both_have(measured):
 def test_a_champion_may_know_items_that_the_night_does_not(measured):
     results = summarise(measured[1], 3, CONFIG, SEED)
     assert results["als"]["test"]["coverage@5"].mean == 1.0
+
+
+def test_lists_that_are_all_empty_cover_nothing(measured):
+    users = measured[1].where("model = 'als' and split = 'test'").withColumn("items", F.expr("slice(items, 1, 0)"))
+    found = summarise(users, CATALOGUE, CONFIG, SEED)["als"]["test"]
+    assert found["coverage@5"].mean == 0.0 and math.isnan(found["gini@5"].mean) and math.isnan(found["entropy@5"].mean)
 
 
 def test_results_survive_json(measured):

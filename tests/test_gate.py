@@ -102,6 +102,15 @@ def test_a_planted_regression_in_one_slice_is_held_back_and_named():
     assert outcome(a, b, countries, STRICT.model_copy(update={"min_slice_users": 501})).promoted  # too few to judge
 
 
+def test_a_slice_may_lose_what_is_allowed():
+    """A loss of 0.05 that is sure: too much where 0.02 is allowed, not where 0.1 is."""
+    a, b = world(1, 0.5, 0.2, shared=0.0)
+    countries = countries_of(2000)
+    a = np.where(countries == "SE", b - 0.05, a)
+    assert not outcome(a, b, countries).promoted
+    assert outcome(a, b, countries, STRICT.model_copy(update={"max_slice_loss": 0.1})).promoted
+
+
 def test_slices_without_a_loss_hold_nobody_back():
     """200 worlds with a gain and no slice that loses: one of four is taken for a loser in at most 5 %."""
     held = 0

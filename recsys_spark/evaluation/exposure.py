@@ -46,10 +46,11 @@ def jackknife(counts: Counts, figure: Callable[[Counts], float], confidence: flo
         n: users; below 2 G the interval is NaN.
         most: the largest value that there is; the least is 0.
     """
-    value = figure(counts.sum(axis=0))
+    whole = counts.sum(axis=0)
+    value = figure(whole)
     if n < 2 * len(counts):
         return Interval(value, float("nan"), float("nan"), n)
-    without = np.array([figure(counts.sum(axis=0) - group) for group in counts])
+    without = np.array([figure(whole - group) for group in counts])
     groups = len(without)
     error = float(np.sqrt((groups - 1) / groups * np.square(without - without.mean()).sum()))
     reach = float(stats.t.ppf((1 + confidence) / 2, groups - 1)) * error
@@ -74,7 +75,12 @@ def exposure_intervals(
     measure = partial(_measure, catalogue=catalogue, ks=ks, confidence=confidence, sizes=sizes)
     schema = "model string, split string, name string, mean double, low double, high double"
     rows = cells.groupBy("model", "split").applyInPandas(measure, schema).collect()
-    return {(r.model, r.split, r.name): Interval(r.mean, r.low, r.high, sizes[r.model, r.split]) for r in rows}
+    found = {(r.model, r.split, r.name): Interval(r.mean, r.low, r.high, sizes[r.model, r.split]) for r in rows}
+    for (model, split), n in sizes.items():  # lists that are all empty have no cells
+        for name, (figure, _) in FIGURES.items():
+            nothing = Interval(figure(np.zeros(catalogue, np.int64)), float("nan"), float("nan"), n)
+            found |= {(model, split, f"{name}@{k}"): found.get((model, split, f"{name}@{k}"), nothing) for k in ks}
+    return found
 
 
 def _measure(
