@@ -61,6 +61,12 @@ environment() {
     fi
 }
 
+# What would only be found out after a minute.
+check() {
+    if port_in_use "$port"; then fail "port $port is in use; choose another: make airflow PORT=$((port + 1))"; fi
+    scripts/preflight.sh --java
+}
+
 # The database, and the pools without which tasks would wait for ever.
 prepare() {
     environment
@@ -74,8 +80,6 @@ prepare() {
 
 start() {
     local users="$AIRFLOW_HOME/simple_auth_manager_passwords.json.generated"
-    if port_in_use "$port"; then fail "port $port is in use; choose another: make airflow PORT=$((port + 1))"; fi
-    scripts/preflight.sh --java
     # In a process group of its own, because it leaves its parts behind when it is told to end.
     set -m
     airflow standalone >"$AIRFLOW_HOME/standalone.log" 2>&1 </dev/null &
@@ -97,7 +101,7 @@ command="${1:-start}"
 shift || true
 case "$command" in
     setup) setup ;;
-    start) setup; prepare; start ;;
+    start) check; setup; prepare; start ;;
     test) setup; environment; exec python -m pytest airflow_dags/tests --override-ini addopts= -p no:cacheprovider "$@" ;;
     run) setup; environment; exec "$@" ;;
     *) fail "$command: no such command; there are setup, start, test and run" ;;

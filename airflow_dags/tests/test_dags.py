@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from datetime import timedelta
@@ -91,6 +92,20 @@ print(type(task).__name__, task.bash_command)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     line = done.stdout.strip().splitlines()[-1]
     assert line.startswith(f"BashJob {tasks.HOME}/scripts/submit.sh recommend '--config' ") and "'--date'" in line
+
+
+def test_a_port_that_is_taken_and_an_unknown_command_are_one_line():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for arguments, words in (
+            (["start"], f"port {port} is in use; choose another: make airflow PORT={port + 1}"),
+            (["begin"], "begin: no such command"),
+        ):
+            command = [ROOT / "scripts/airflow.sh", *arguments]
+            done = subprocess.run(command, env={**os.environ, "PORT": str(port)}, capture_output=True, text=True)
+            assert done.returncode == 1 and done.stderr.count("\n") == 1 and words in done.stderr
 
 
 class Task:

@@ -28,6 +28,7 @@ def run(config: Path, *command: str) -> str:
     """Run a command with the DAGs on a configuration; returns what it said."""
     environment = {
         **os.environ, "RECSYS_CONFIG": str(config), "RECSYS_DRIVER_MEMORY": "1g", "RECSYS_RETRY_MINUTES": "0.05",
+        "RECSYS_DEADLINE_HOURS": "0",  # see recsys_tasks.py
         "DRIVER_MEMORY": "1g",
     }  # fmt: skip
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=3_000)

@@ -28,6 +28,7 @@ from recsys_spark.config import Config
 from recsys_spark.pipeline import prometheus
 from recsys_spark.pipeline.context import Context, StageResult
 from recsys_spark.pipeline.redaction import redacted, without_secrets
+from recsys_spark.training.launch import is_rank_zero
 
 RUN_ID, STATUS = "RECSYS_RUN_ID", "RECSYS_STATUS"
 
@@ -101,6 +102,8 @@ class Watch:
             prometheus.write(Path(folder), f"recsys_{name}_{self.job}", samples)
 
     def _end(self, code: int, error: str | None, line: str | None) -> None:
+        if not is_rank_zero():  # under horovodrun one process speaks for all
+            return
         config = self.config
         if config is not None and config.observability.metrics is not None:
             own = {"dataset": config.name, "stage": self.job}
