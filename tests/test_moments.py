@@ -126,10 +126,7 @@ def test_what_is_held_out_is_in_no_moment_before_it(spark, items, tmp_path):
     assert {k: asked_on(k, config, DAY) for k in ("train", "valid", "test")} == {
         "train": DAY - dt.timedelta(days=1), "valid": DAY, "test": DAY + dt.timedelta(days=1),
     }  # fmt: skip
-    write_moments(events.where("_part = 'train'"), items, config, DAY, tmp_path / "train")
-    for name, key in (("of_users", "user_id"), ("of_items", "item_id")):
-        found = [
-            spark.read.parquet(str(tmp_path / which / "known=train" / name)).sort(key).collect()
-            for which in ("all", "train")
-        ]
-        assert found[0] == found[1] and len(found[0]) > 2
+    alone = describe_moment(events.where("_part = 'train'").drop("_part"), items, TYPES, DAY - dt.timedelta(days=1))
+    for name, key, expected in (("of_users", "user_id", alone[0]), ("of_items", "item_id", alone[1])):
+        found = spark.read.parquet(str(tmp_path / "all" / "known=train" / name)).sort(key).collect()
+        assert found == expected.sort(key).collect() and len(found) > 2
