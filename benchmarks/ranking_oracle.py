@@ -153,6 +153,7 @@ def main() -> None:
     for name in args.models:
         reached = gauc(test, fit(name, parts, features))
         share = (reached - low) / (high - low)
+        print(f"{name}: GAUC on test {reached:.4f}, {share:.2f} of the oracle's gain", flush=True)
         found.append(Row(f"{name}: GAUC", reached, "GAUC", "oracle", high, share, f"≥ {BAR} of its gain", share >= BAR))
     finish("ranking_oracle", found, args.out)
 

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from test_features import EVENTS, ITEMS, PRICES, TYPES, draw_events, event
 
 from recsys_spark.config import Config, LogConfig
-from recsys_spark.dataset.features import item, user
+from recsys_spark.dataset.features import item, moments, user
 from recsys_spark.dataset.features.describe import describe_events
 from recsys_spark.dataset.features.encoding import fit_encoding
 from recsys_spark.dataset.features.moments import asked_on, describe_moment, write_moments
@@ -116,8 +116,9 @@ def test_a_ranker_encodes_a_moment_as_the_feed_encodes_events(described, spark, 
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7, err_msg=name)
 
 
-def test_what_is_held_out_is_in_no_moment_before_it(spark, items, tmp_path):
-    """The moments of a log are those of the same log without its later parts."""
+def test_what_is_held_out_is_in_no_moment_before_it(spark, items, tmp_path, monkeypatch):
+    """The moment before the valid part is that of the log without its later parts."""
+    monkeypatch.setattr(moments, "PARTS", ("train",))  # the others are made alike
     config = Config(name="t", root="build/t", log=LogConfig(path="logs", event_types=TYPES))
     rows = [r for r in draw_events(3, 80) if r[4] <= DAY]
     part = {DAY: "test", DAY - dt.timedelta(days=1): "valid"}
@@ -126,10 +127,7 @@ def test_what_is_held_out_is_in_no_moment_before_it(spark, items, tmp_path):
     assert {k: asked_on(k, config, DAY) for k in ("train", "valid", "test")} == {
         "train": DAY - dt.timedelta(days=1), "valid": DAY, "test": DAY + dt.timedelta(days=1),
     }  # fmt: skip
-    write_moments(events.where("_part = 'train'"), items, config, DAY, tmp_path / "train")
-    for name, key in (("of_users", "user_id"), ("of_items", "item_id")):
-        found = [
-            spark.read.parquet(str(tmp_path / which / "known=train" / name)).sort(key).collect()
-            for which in ("all", "train")
-        ]
-        assert found[0] == found[1] and len(found[0]) > 2
+    alone = describe_moment(events.where("_part = 'train'").drop("_part"), items, TYPES, DAY - dt.timedelta(days=1))
+    for name, key, expected in (("of_users", "user_id", alone[0]), ("of_items", "item_id", alone[1])):
+        found = spark.read.parquet(str(tmp_path / "all" / "known=train" / name)).sort(key).collect()
+        assert found == expected.sort(key).collect() and len(found) > 2
