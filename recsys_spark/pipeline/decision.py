@@ -24,11 +24,7 @@ from recsys_spark.warehouse import Version
 
 
 def decide(
-<<<<<<< HEAD
-    context: Context, run: TrackedRun, dataset: Dataset
-=======
     context: Context, dataset: Dataset, run: TrackedRun
->>>>>>> eval
 ) -> tuple[promotion.Decision, registry.Registered | None]:
     """Choose the challenger on validation, hold it against the champion on test, and act on it.
 

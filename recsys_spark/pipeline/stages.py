@@ -172,11 +172,7 @@ def promote(context: Context) -> StageResult:
     """Let the best challenger take the champion's place, if it is surely better."""
     dataset = current_dataset(context.warehouse, context.day)
     with night.stage_run(context, "promote") as run:
-<<<<<<< HEAD
-        decision, champion = deciding.decide(context, run, dataset)
-=======
         decision, champion = deciding.decide(context, dataset, run)
->>>>>>> eval
         run.tags({"recsys.decision": decision.why})
         run.metrics({"promoted": float(decision.promoted)})
         rows = reconciliation.rows_table(night.live_events(context), dataset)
