@@ -17,7 +17,7 @@ import torch
 import yaml
 from _report import Row, finish, parser
 
-from recsys_spark.evaluation.impressions import auc, log_loss_sum
+from recsys_spark.evaluation.metrics.probability import auc, logit_log_loss_sum
 from recsys_spark.models import module_of
 from recsys_spark.models.features import ITEM, USER, Features
 
@@ -86,10 +86,10 @@ def fit(name: str, parameters: dict, batch: Batch, features: Features, seed: int
         with torch.inference_mode():
             logits = [network.logits(part).numpy() for part in parts[1:]]
         labels = [part[LABEL].numpy() for part in parts[1:]]
-        valid = auc(logits[0], labels[0])
+        valid = auc(labels[0], logits[0])
         if valid > best["valid"]:
             at = measured - 1
-            found = auc(logits[at], labels[at]), log_loss_sum(logits[at], labels[at]) / len(labels[at])
+            found = auc(labels[at], logits[at]), logit_log_loss_sum(labels[at], logits[at]) / len(labels[at])
             best = {"valid": valid, "epoch": epoch, "auc": found[0], "log_loss": found[1]}
         epoch += 1
     return {**best, "seconds": time.perf_counter() - start}

@@ -16,7 +16,7 @@ import torch
 from _report import Row, finish, parser
 
 from recsys_spark.config import GeneratorConfig
-from recsys_spark.evaluation.impressions import grouped_auc_sums
+from recsys_spark.evaluation.metrics.probability import gauc
 from recsys_spark.log import hidden_world as world
 from recsys_spark.models import module_of
 from recsys_spark.models.features import Features
@@ -83,9 +83,8 @@ def describe(items: world.Items, events: dict[str, np.ndarray], days: int) -> di
     return found
 
 
-def gauc(rows: dict[str, np.ndarray], scores: np.ndarray) -> float:
-    total, weight = grouped_auc_sums(rows["user_id"], scores, rows[LABEL])
-    return total / weight
+def gauc_of(rows: dict[str, np.ndarray], scores: np.ndarray) -> float:
+    return gauc(rows[LABEL], scores, rows["user_id"])
 
 
 def tensors(rows: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
@@ -114,7 +113,7 @@ def fit(name: str, parts: list[dict[str, np.ndarray]], features: Features) -> np
             optimizer.step()
         network.eval()
         with torch.inference_mode():
-            reached = gauc(parts[1], network.logits(valid).numpy())
+            reached = gauc_of(parts[1], network.logits(valid).numpy())
             if reached > best:
                 best, scores, since = reached, network.logits(test).numpy(), 0
             else:
@@ -141,7 +140,7 @@ def main() -> None:
     utility = world.affinity(
         taste, taste, items.vectors, items.popularity, config.days - 1, config.days
     )[test["user_id"] - 1, test["item_id"] - 1]  # fmt: skip
-    low, high = gauc(test, test["popularity"]), gauc(test, utility)
+    low, high = gauc_of(test, test["popularity"]), gauc_of(test, utility)
     print(f"{len(parts[0][LABEL]):,} training rows, {parts[0][LABEL].mean():.3f} clicked; "
           f"popularity {low:.4f}, oracle {high:.4f}", flush=True)  # fmt: skip
     tables = {
@@ -151,7 +150,7 @@ def main() -> None:
     features = Features(tables, {n: n for n in tables}, {"history": "item_id"}, ("user_taste", "item_last_week"))
     found = []
     for name in args.models:
-        reached = gauc(test, fit(name, parts, features))
+        reached = gauc_of(test, fit(name, parts, features))
         share = (reached - low) / (high - low)
         print(f"{name}: GAUC on test {reached:.4f}, {share:.2f} of the oracle's gain", flush=True)
         found.append(Row(f"{name}: GAUC", reached, "GAUC", "oracle", high, share, f"≥ {BAR} of its gain", share >= BAR))

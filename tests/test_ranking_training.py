@@ -16,7 +16,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from test_ranking_models import ENCODING, LENGTH, MANIFEST, impressions, some
 
 from recsys_spark.errors import DataError
-from recsys_spark.evaluation.impressions import auc, grouped_auc_sums, log_loss_sum
+from recsys_spark.evaluation.metrics.probability import auc, gauc_sums, logit_log_loss_sum
 from recsys_spark.models import module_of
 from recsys_spark.models.torch_ranker import load
 from recsys_spark.training import checkpoint
@@ -36,7 +36,7 @@ ROWS = st.lists(st.tuples(st.integers(1, 4), st.sampled_from([-1.0, 0.0, 0.25, 0
 def test_auc_and_gauc_are_those_of_another_library(rows):
     users, scores, labels = (np.array(column, float) for column in zip(*rows, strict=True))
     both = len(set(labels)) == 2
-    found = auc(scores, labels)
+    found = auc(labels, scores)
     assert found == pytest.approx(roc_auc_score(labels, scores)) if both else math.isnan(found)
     total = weight = 0.0
     for user in set(users):
@@ -44,16 +44,13 @@ def test_auc_and_gauc_are_those_of_another_library(rows):
         if len(set(labels[mine])) == 2:
             total += mine.sum() * roc_auc_score(labels[mine], scores[mine])
             weight += mine.sum()
-    assert grouped_auc_sums(users.astype(int), scores, labels) == pytest.approx((total, weight))
+    assert gauc_sums(labels, scores, users.astype(int)) == pytest.approx((total, weight))
     p = 1 / (1 + np.exp(-scores))
-    assert log_loss_sum(scores, labels) / len(rows) == pytest.approx(log_loss(labels, p, labels=[0, 1]))
+    assert logit_log_loss_sum(labels, scores) / len(rows) == pytest.approx(log_loss(labels, p, labels=[0, 1]))
 
 
 def test_of_no_rows_there_is_no_auc():
-    assert (
-        grouped_auc_sums(np.array([], int), np.array([]), np.array([])) == (0, 0)
-        and log_loss_sum(*[np.array([])] * 2) == 0
-    )
+    assert gauc_sums([], [], []) == (0, 0) and logit_log_loss_sum([], []) == 0
 
 
 # --- the loop ---

@@ -14,7 +14,7 @@ import torch
 from recsys_spark import models
 from recsys_spark.dataset.features.encoding import FILE
 from recsys_spark.errors import DataError
-from recsys_spark.evaluation.impressions import auc, grouped_auc_sums, log_loss_sum
+from recsys_spark.evaluation.metrics.probability import auc, gauc, gauc_sums, logit_log_loss_sum
 from recsys_spark.feed.columns import as_numpy
 from recsys_spark.models.features import Features
 from recsys_spark.models.ranking import columns_of
@@ -92,8 +92,8 @@ class RankingValidation:
         logits = self._logits(model)
         sums: list[float] = []
         for t, label in enumerate(self.labels):
-            truth = self.rows[label]
-            sums += [*grouped_auc_sums(self.rows["user_id"], logits[:, t], truth), log_loss_sum(logits[:, t], truth)]
+            truth, scores = self.rows[label], logits[:, t]
+            sums += [*gauc_sums(truth, scores, self.rows["user_id"]), logit_log_loss_sum(truth, scores)]
         return [*sums, float(len(logits))]
 
     def figures(self, sums: Sequence[float]) -> dict[str, float]:
@@ -117,12 +117,11 @@ class RankingValidation:
         logits = self._logits(model)
         found: dict[str, float] = {}
         for t, label in enumerate(self.labels):
-            truth, name = self.rows[label], label.removeprefix("label_")
-            total, weight = grouped_auc_sums(self.rows["user_id"], logits[:, t], truth)
+            truth, scores, name = self.rows[label], logits[:, t], label.removeprefix("label_")
             found |= {
-                f"auc_{name}": auc(logits[:, t], truth),
-                f"gauc_{name}": total / weight if weight else float("nan"),
-                f"log_loss_{name}": log_loss_sum(logits[:, t], truth) / max(len(truth), 1),
+                f"auc_{name}": auc(truth, scores),
+                f"gauc_{name}": gauc(truth, scores, self.rows["user_id"]),
+                f"log_loss_{name}": logit_log_loss_sum(truth, scores) / max(len(truth), 1),
             }
         return found
 

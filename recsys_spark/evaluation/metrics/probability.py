@@ -42,12 +42,24 @@ def gauc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> float:
     >>> gauc([1, 0, 0, 1, 0, 1], [0.9, 0.1, 0.4, 0.2, 0.3, 0.8], [1, 1, 1, 2, 2, 3])
     0.6
     """
+    total, weight = gauc_sums(labels, scores, groups)
+    return total / weight if weight else float("nan")
+
+
+def gauc_sums(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> tuple[float, float]:
+    """Return Σ_g n_g AUC_g and Σ_g n_g over the groups that have both classes: what `gauc` divides.
+
+    Sums over different groups add up, so that every rank counts its own users.
+
+    >>> gauc_sums([1, 0, 0, 1], [0.9, 0.1, 0.4, 0.2], [1, 1, 2, 2])
+    (2.0, 4.0)
+    """
     clicked, values = _checked(labels, scores)
     _, group = np.unique(np.asarray(groups), return_inverse=True)
     if group.shape != clicked.shape:
         raise ValueError(f"groups have shape {group.shape}, labels {clicked.shape}")
     if not len(group):
-        return float("nan")
+        return 0.0, 0.0
     order = np.lexsort((values, group))
     group, values, clicked = group[order], values[order], clicked[order]
     new_tie = np.r_[True, (np.diff(group) != 0) | (np.diff(values) != 0)]
@@ -60,7 +72,7 @@ def gauc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> float:
     pairs = positives * (rows - positives)
     judged = pairs > 0
     won = np.bincount(group, weights=rank * clicked) - positives * (positives + 1) / 2
-    return float(np.average(won[judged] / pairs[judged], weights=rows[judged])) if judged.any() else float("nan")
+    return float((rows[judged] * won[judged] / pairs[judged]).sum()), float(rows[judged].sum())
 
 
 def log_loss(labels: ArrayLike, probabilities: ArrayLike) -> float:
@@ -72,6 +84,16 @@ def log_loss(labels: ArrayLike, probabilities: ArrayLike) -> float:
     clicked, p = _checked(labels, probabilities, probability=True)
     p = np.clip(p, _EPSILON, 1 - _EPSILON)
     return float(-np.log(np.where(clicked, p, 1 - p)).mean()) if len(p) else float("nan")
+
+
+def logit_log_loss_sum(labels: ArrayLike, logits: ArrayLike) -> float:
+    """Sum of `-log p` of what happened, p = 1 / (1 + e^-logit), without rounding p: log-loss is its mean over the rows.
+
+    >>> round(logit_log_loss_sum([1, 0], [0.0, 2.0]), 4)
+    2.8201
+    """
+    clicked, s = _checked(labels, logits)
+    return float((np.logaddexp(0.0, s) - s * clicked).sum())
 
 
 def normalised_entropy(labels: ArrayLike, probabilities: ArrayLike) -> float:
