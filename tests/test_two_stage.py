@@ -189,6 +189,7 @@ CHAIN = ("generate_log", "ingest", "build_dataset", "train_baseline", "train_dee
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_night_of_two_stages(tmp_path, capsys):
     """The chain ends in a table of two stages, once they are champion; without impressions it says what is missing."""
     config = write_config(tmp_path)
