@@ -178,6 +178,38 @@ def test_an_earlier_day_leaves_the_later_one_published(night):
     assert client(root).get_registered_model("recsys-tiny").aliases.get("champion") == champion
 
 
+def backfilled(config, *arguments):
+    return job.run("backfill", backfill.backfill, "", ["--config", str(config), *arguments], options=backfill.OPTIONS)
+
+
+def test_a_backfill_runs_its_days_in_their_order(night, capfd):
+    root, config, _ = night
+    before = published(root)
+    assert backfilled(config, "--first", "2026-01-04", "--last", "2026-01-05") == 0
+    said = capfd.readouterr()
+    assert [line for line in said.err.splitlines() if line.startswith("[night ")] == [
+        "[night 1/2] 2026-01-04",
+        "[night 2/2] 2026-01-05",
+    ]
+    line = json.loads(said.out.strip().splitlines()[-1])
+    assert line["counts"] == {"nights": 2} and set(line["outputs"]) == {"2026-01-04", "2026-01-05"}
+    assert not line["outputs"]["2026-01-04"]["live"] and published(root) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "arguments"),
+    [
+        ("needs --first and --last", ["--first", "2026-01-04"]),
+        ("needs --first and --last", ["--first", "2026-01-04", "--last", "2026-01-05", "--date", "2026-01-05"]),
+        ("swap them", ["--first", "2026-01-05", "--last", "2026-01-04"]),
+        ("calendar", ["--first", "2026-01-05", "--last", "2026-02-30"]),
+    ],
+)
+def test_a_range_that_is_none(night, capfd, words, arguments):
+    assert backfilled(night[1], *arguments) == 2
+    assert words in capfd.readouterr().err
+
+
 def test_cross_validation_measures_each_fold_as_its_night_was_and_publishes_nothing(night, capfd):
     root, config, _ = night
     mlflow = client(root)
@@ -225,35 +257,3 @@ def test_what_was_rolled_back_is_not_promoted_again(night):
     assert registry.get_model_version_by_alias("recsys-tiny", "champion").version == other
     assert run(config) == 0
     assert registry.get_model_version_by_alias("recsys-tiny", "champion").version == other
-
-
-def backfilled(config, *arguments):
-    return job.run("backfill", backfill.backfill, "", ["--config", str(config), *arguments], options=backfill.OPTIONS)
-
-
-def test_a_backfill_runs_its_days_in_their_order(night, capfd):
-    root, config, _ = night
-    before = published(root)
-    assert backfilled(config, "--first", "2026-01-04", "--last", "2026-01-05") == 0
-    said = capfd.readouterr()
-    assert [line for line in said.err.splitlines() if line.startswith("[night ")] == [
-        "[night 1/2] 2026-01-04",
-        "[night 2/2] 2026-01-05",
-    ]
-    line = json.loads(said.out.strip().splitlines()[-1])
-    assert line["counts"] == {"nights": 2} and set(line["outputs"]) == {"2026-01-04", "2026-01-05"}
-    assert not line["outputs"]["2026-01-04"]["live"] and published(root) == before
-
-
-@pytest.mark.parametrize(
-    ("words", "arguments"),
-    [
-        ("needs --first and --last", ["--first", "2026-01-04"]),
-        ("needs --first and --last", ["--first", "2026-01-04", "--last", "2026-01-05", "--date", "2026-01-05"]),
-        ("swap them", ["--first", "2026-01-05", "--last", "2026-01-04"]),
-        ("calendar", ["--first", "2026-01-05", "--last", "2026-02-30"]),
-    ],
-)
-def test_a_range_that_is_none(night, capfd, words, arguments):
-    assert backfilled(night[1], *arguments) == 2
-    assert words in capfd.readouterr().err
