@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import pytest
 from night import REPOSITORY, environment, last_line, published, submit, write_config
 
+pytestmark = pytest.mark.slow
+
 
 def free_port():
     with socket.socket() as probe:

@@ -57,7 +57,7 @@ def test_every_models_parameters_go_with_a_night(path, tmp_path):
     night = write(tmp_path, {"extends": [str(SHIPPED / "movielens-100k-reference.yaml"), str(path)]})
     config = load_config(night)
     check_models(config)
-    assert path.stem in config.models and path.stem in config.train.deep
+    assert path.stem in config.models and path.stem in (*config.train.deep, *config.train.rankers)
 
 
 def test_there_are_configurations_to_check():

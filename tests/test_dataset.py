@@ -326,7 +326,7 @@ def test_two_nights_against_plain_python(spark, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "split", ["time", *(pytest.param(s, marks=pytest.mark.slow) for s in ("leave_one_out", "column")), "random"]
+    "split", ["time", *(pytest.param(s, marks=pytest.mark.slow) for s in ("leave_one_out", "column", "random"))]
 )
 def test_every_split_through_every_feed_with_every_row_accounted_for(spark, tmp_path, split, capsys):
     batches, warehouse = draw_events(8), Warehouse(tmp_path)

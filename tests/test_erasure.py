@@ -225,6 +225,7 @@ def check_manifests(warehouse):
             assert manifest["rows"] == sum(rows.values()) == sum(manifest["parts"].values())
 
 
+@pytest.mark.slow
 def test_the_next_night_goes_on_without_the_person(made):
     root, config, warehouse = made
     gone = {u for u in (f"u{n:07d}" for n in range(130)) if not naming_events(warehouse, u)}

@@ -92,9 +92,14 @@ LOST = "[0]<stderr>:horovod.common.exceptions.HorovodInternalError: Connection c
         ),
         (LOST + "[1]<stderr>:ValueError: no such row\n", RunError, "training neumf failed: ValueError: no such row; "),
         (LOST + "[1]<stdout>:epoch 3\n", RunError, "training neumf failed: rank 1 died without a word"),
+        (
+            "[0]<stderr>:RuntimeError: [/build/gloo/transport/tcp/pair.cc:589] Connection closed by peer\n",
+            RunError,
+            "training neumf failed: rank 1 died without a word",
+        ),
         ("nothing to see\n", RunError, "training neumf failed: a slot was lost; "),
     ],
-    ids=["the user's to mend", "a fault", "killed", "nothing"],
+    ids=["the user's to mend", "a fault", "killed", "killed before Horovod noticed", "nothing"],
 )
 def test_the_cause_of_a_failed_training_is_what_the_first_rank_says_that_lost_no_other(tmp_path, said, kind, line):
     log = tmp_path / "ranks.log"

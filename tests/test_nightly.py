@@ -169,6 +169,7 @@ def test_second_run_publishes_the_identical_table(night):
     assert len(client(root).search_model_versions("name = 'recsys-tiny'")) == versions
 
 
+@pytest.mark.slow
 def test_an_earlier_day_leaves_the_later_one_published(night):
     root, config, _ = night
     before = published(root)
@@ -182,6 +183,7 @@ def backfilled(config, *arguments):
     return job.run("backfill", backfill.backfill, "", ["--config", str(config), *arguments], options=backfill.OPTIONS)
 
 
+@pytest.mark.slow
 def test_a_backfill_runs_its_days_in_their_order(night, capfd):
     root, config, _ = night
     before = published(root)

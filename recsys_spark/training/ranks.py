@@ -12,8 +12,8 @@ from recsys_spark.training.job import TrainingJob
 _START_TIMEOUT = 120  # seconds for Spark to give all ranks a slot at once
 _LINE = re.compile(r"\[(?P<rank>\d+)\]<stderr>:\s*(?P<error>[A-Za-z_][\w.]*(Error|Exception)\b.*)")
 """A line of the ranks' output that names an error."""
-_ANSWERS = ("HorovodInternalError", "Horovod has been shut down")
-"""What a rank says that lost another one: its error is no cause."""
+_ANSWERS = ("HorovodInternalError", "Horovod has been shut down", "gloo/transport")
+"""What a rank says that lost another one, by itself or by the socket between them: its error is no cause."""
 
 
 def on_spark(job: TrainingJob, ranks: int) -> None:
