@@ -78,12 +78,11 @@ def read_dictionary(spark: SparkSession, version: Version, column: str, dense: s
 
 
 def _without_id(spark: SparkSession, current: Version | None, raw_ids: DataFrame, salt: int) -> DataFrame:
-    rows = (
-        raw_ids.toDF("raw_id").where("raw_id is not null").select("raw_id", key_of(F.col("raw_id"), salt).alias("key"))
-    )
+    rows, key = raw_ids.toDF("raw_id").where("raw_id is not null"), key_of(F.col("raw_id"), salt)
     if current is not None:  # before the shuffle: on most nights hardly an id is new
-        rows = rows.join(spark.read.parquet(current.data).select("key"), "key", "left_anti")
-    return rows.select("raw_id", "key").distinct()
+        known = spark.read.parquet(current.data).select("key")
+        rows = rows.withColumn("key", key).join(known, "key", "left_anti")
+    return rows.select("raw_id").distinct().withColumn("key", key)  # a key in the map would make it larger for nothing
 
 
 def _append(

@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Observation
 from pyspark.sql import functions as F
 
 from recsys_spark.session import together
@@ -38,18 +38,15 @@ def k_core(pairs: DataFrame, k: int, scratch: Path) -> Core:
     """
     sides = ("user_id", "item_id")
     edges = pairs.select(*sides)
-    degrees = dict(
-        zip(sides, together(*(functools.partial(_degrees, edges, side, scratch) for side in sides)), strict=True)
-    )
+    counted = together(*(functools.partial(_degrees, edges, side, k, scratch) for side in sides))
+    degrees = {side: rows for side, (rows, _) in zip(sides, counted, strict=True)}
+    falls = {side: some for side, (_, some) in zip(sides, counted, strict=True)}
     gone: dict[str, DataFrame | None] = dict.fromkeys(sides)
-    step, settled, (side, other) = 0, 0, sides
-    while k > 1 and settled < 2:
+    step, (side, other) = 0, sides
+    while any(falls.values()):
         step += 1
-        fallen = degrees[side].where(F.col("degree") < k).select(side)
-        if fallen.isEmpty():
-            settled += 1
-        else:
-            settled = 0
+        if falls[side]:
+            fallen = degrees[side].where(F.col("degree") < k).select(side)
             lost = edges.join(fallen, side, "left_semi")
             removed = gone[other]
             if removed is not None:
@@ -58,17 +55,20 @@ def k_core(pairs: DataFrame, k: int, scratch: Path) -> Core:
             left = F.col("degree") - F.coalesce("lost", F.lit(0))
             earlier = gone[side]
             gone[side] = fallen if earlier is None else earlier.unionByName(fallen)
-            degrees[side] = degrees[side].where(F.col("degree") >= k)
+            degrees[side], falls[side] = degrees[side].where(F.col("degree") >= k), False
             after = degrees[other].join(lost, other, "left").select(other, left.alias("degree"))
-            degrees[other] = _keep(after, scratch / f"degrees-{step}")
+            degrees[other], falls[other] = _keep(after, k, scratch / f"degrees-{step}")
         side, other = other, side
     return Core(degrees["user_id"].select("user_id"), degrees["item_id"].select("item_id"))
 
 
-def _degrees(edges: DataFrame, side: str, scratch: Path) -> DataFrame:
-    return _keep(edges.groupBy(side).agg(F.count("*").alias("degree")), scratch / side)
+def _degrees(edges: DataFrame, side: str, k: int, scratch: Path) -> tuple[DataFrame, bool]:
+    return _keep(edges.groupBy(side).agg(F.count("*").alias("degree")), k, scratch / side)
 
 
-def _keep(rows: DataFrame, path: Path) -> DataFrame:
-    rows.write.option("compression", "lz4_raw").parquet(str(path))
-    return rows.sparkSession.read.schema(rows.schema).parquet(str(path))
+def _keep(rows: DataFrame, k: int, path: Path) -> tuple[DataFrame, bool]:
+    """Write degrees and return them, and whether any is below k: seen while they are written, so it costs no job."""
+    seen = Observation()
+    observed = rows.observe(seen, F.count_if(F.col("degree") < k).alias("fallen"))
+    observed.write.option("compression", "lz4_raw").parquet(str(path))
+    return rows.sparkSession.read.schema(rows.schema).parquet(str(path)), bool(seen.get.get("fallen"))
