@@ -119,9 +119,7 @@ def propensities(items: Ints, scores: Floats, shown: Ints, config: ExplorationCo
         place = np.argmax(here, axis=1)
         if level is not None:
             among = np.where(left, level, -np.inf)
-            top = np.max(
-                among, axis=1, keepdims=True, initial=-1e300
-            )  # the largest that is left, so nothing underflows
+            top = np.max(among, axis=1, keepdims=True, initial=-1e300)  # taken off, so that not all underflow
             weight = np.exp(among - top)
             chance = weight[np.arange(b), place] / np.maximum(weight.sum(axis=1), 1e-300)
         else:
