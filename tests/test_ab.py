@@ -25,7 +25,7 @@ from recsys_spark.evaluation.ab.plan import EVERYONE, plan
 from recsys_spark.evaluation.ab.power import detectable_effect, power, users_needed
 from recsys_spark.evaluation.ab.read_out import read_out
 from recsys_spark.evaluation.ab.sequential import always_valid_p, sequential_half_width
-from recsys_spark.evaluation.moments import Moments
+from recsys_spark.evaluation.user_sums import Moments
 from recsys_spark.tracking.experiment_report import experiment_markdown, experiment_plot, plan_markdown
 
 ASKED = Asked(alpha=0.05, expected_lift=0.1, power=0.8)

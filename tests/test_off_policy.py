@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from recsys_spark.config import GeneratorConfig
 from recsys_spark.evaluation import off_policy
-from recsys_spark.evaluation.moments import Moments, sum_by_user
 from recsys_spark.evaluation.off_policy import Rounds
+from recsys_spark.evaluation.user_sums import Moments, sum_by_user
 from recsys_spark.log import hidden_world as world
 
 CONFIDENCE = 0.9

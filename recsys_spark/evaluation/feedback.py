@@ -18,8 +18,8 @@ from pyspark.sql import functions as F
 from recsys_spark import models
 from recsys_spark.config import ExplorationConfig, OffPolicyConfig
 from recsys_spark.evaluation.evaluate import Candidate
-from recsys_spark.evaluation.moments import Floats, Moments
 from recsys_spark.evaluation.off_policy import SUMS, OffPolicy, Rounds, read, user_sums
+from recsys_spark.evaluation.user_sums import Floats, Moments
 from recsys_spark.models.base import UserBlock
 from recsys_spark.recommendation.exploration import GREEDY, propensities
 from recsys_spark.recommendation.select import blocks, recommend_block

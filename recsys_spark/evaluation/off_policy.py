@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from recsys_spark.evaluation.bootstrap import Interval
-from recsys_spark.evaluation.moments import Floats, Moments, sum_by_user
+from recsys_spark.evaluation.user_sums import Floats, Moments, sum_by_user
 
 Ints = NDArray[np.int64]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -45,9 +46,9 @@ class MultiTaskNetwork(RankingNetwork):
             for _ in config.labels
         )
 
+    @abstractmethod
     def mixtures(self, x: Tensor) -> list[Tensor]:
         """Return what each label's tower reads, T times [B, E], of all fields' vectors [B, F D]."""
-        raise NotImplementedError
 
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the logit of each label, [B, T]."""

@@ -8,6 +8,7 @@ Shapes: B rows, F fields, D numbers in a field's vector.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ class DeepConfig(RankingConfig):
     """After each layer of the perceptron."""
 
 
-class RankingNetwork(nn.Module):
+class RankingNetwork(nn.Module, ABC):
     """The vectors of the features, and a loss; a model adds what it makes of them."""
 
     feed = "impressions"
@@ -86,9 +87,9 @@ class RankingNetwork(nn.Module):
     def prepare(self, item_counts: Tensor, positives: Tensor | None = None) -> None:
         """Nothing is drawn."""
 
+    @abstractmethod
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         """Return the logit of the label of each row, [B]."""
-        raise NotImplementedError
 
     def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Binary cross-entropy of the label: mean of -y log σ(s) - (1 - y) log(1 - σ(s))."""

@@ -21,7 +21,7 @@ from recsys_spark.tracking.promotion import METRIC
 from recsys_spark.tracking.runs import own_run
 from recsys_spark.training.baselines import train_baseline
 from recsys_spark.training.launch import train_deep
-from recsys_spark.training.stages import join_stages
+from recsys_spark.training.two_stage import join_stages
 
 
 def cross_validate(context: Context) -> StageResult:

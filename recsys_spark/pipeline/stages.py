@@ -24,7 +24,7 @@ from recsys_spark.tracking.report import markdown
 from recsys_spark.training.baselines import train_baseline as fit_baseline
 from recsys_spark.training.launch import is_rank_zero, under_horovodrun
 from recsys_spark.training.launch import train_deep as fit_deep
-from recsys_spark.training.stages import join_stages
+from recsys_spark.training.two_stage import join_stages
 
 Stage = Callable[[Context], StageResult]
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recsys_spark.evaluation.moments import Floats, Moments
+from recsys_spark.evaluation.user_sums import Floats, Moments
 
 COUNTS = ("impressions", "clicks", "purchases", "revenue", "active", "retained")
 """What is counted of each user and day; `active` is 1, `retained` 1 on a day that makes a user a retained one."""

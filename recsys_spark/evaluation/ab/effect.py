@@ -10,7 +10,7 @@ from scipy import stats
 from recsys_spark.evaluation.ab.power import detectable_effect, users_needed
 from recsys_spark.evaluation.ab.sequential import always_valid_p, sequential_half_width
 from recsys_spark.evaluation.bootstrap import Interval
-from recsys_spark.evaluation.moments import Estimate, Floats, Moments
+from recsys_spark.evaluation.user_sums import Estimate, Floats, Moments
 
 NUMERATOR, DENOMINATOR, NUMERATOR_BEFORE, DENOMINATOR_BEFORE = range(4)
 

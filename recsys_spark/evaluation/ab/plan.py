@@ -14,7 +14,7 @@ from recsys_spark.evaluation.ab.daily import METRICS, SIZE
 from recsys_spark.evaluation.ab.effect import DENOMINATOR, NUMERATOR, adjusted, cuped
 from recsys_spark.evaluation.ab.power import detectable_effect, users_needed
 from recsys_spark.evaluation.ab.users import Looks
-from recsys_spark.evaluation.moments import Moments
+from recsys_spark.evaluation.user_sums import Moments
 
 EVERYONE = "everyone"
 _LIFTS = (0.5, 1.0, 2.0)

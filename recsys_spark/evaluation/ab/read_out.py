@@ -14,7 +14,7 @@ from recsys_spark.evaluation.ab.effect import Asked, Effect, compare
 from recsys_spark.evaluation.ab.mismatch import Mismatch, sample_ratio_mismatch
 from recsys_spark.evaluation.ab.users import Looks
 from recsys_spark.evaluation.ab.verdict import Verdict, judge_arm
-from recsys_spark.evaluation.moments import Moments
+from recsys_spark.evaluation.user_sums import Moments
 
 Effects = dict[str, dict[str, Effect]]
 """Arm -> metric -> effect."""

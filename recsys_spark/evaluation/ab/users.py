@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 from recsys_spark.config import AssignmentsConfig, ExperimentConfig
 from recsys_spark.errors import DataError
 from recsys_spark.evaluation.ab.daily import COUNTS, SIZE, Look, looks
-from recsys_spark.evaluation.moments import Moments
+from recsys_spark.evaluation.user_sums import Moments
 
 _NEEDED = ("user_id", "arm", "assigned_at")
 _LOOKS = "day int, arm string, metric string, n long, mean array<double>, scatter array<double>"

@@ -12,7 +12,7 @@ from recsys_spark.errors import DataError
 from recsys_spark.models.two_stage import put_together
 from recsys_spark.warehouse import Version, Warehouse, fingerprint
 
-_CODE = ("models/two_stage.py", "models/moment.py", "models/torch_ranker.py", "training/stages.py")
+_CODE = ("models/two_stage.py", "models/moment.py", "models/torch_ranker.py", "training/two_stage.py")
 
 
 def join_stages(warehouse: Warehouse, config: Config, dataset: Dataset) -> tuple[Version, bool] | None:
