@@ -15,7 +15,7 @@ from recsys_spark.dataset.splits import rolling_origins
 from recsys_spark.errors import ConfigError
 from recsys_spark.evaluation.evaluate import Results
 from recsys_spark.log.raw import WHOLE
-from recsys_spark.pipeline import night
+from recsys_spark.pipeline import measurement, night
 from recsys_spark.pipeline.context import Context, StageResult
 from recsys_spark.tracking.promotion import METRIC
 from recsys_spark.tracking.runs import own_run
@@ -50,7 +50,7 @@ def cross_validate(context: Context) -> StageResult:
             for name in (*config.train.deep, *config.train.rankers):
                 train_deep(fold.warehouse, config, dataset, name)
             join_stages(fold.warehouse, config, dataset)
-            _, folds[day] = night.measure(fold, dataset, with_champion=False)
+            _, folds[day] = measurement.measure(fold, dataset, with_champion=False)
         table = by_fold(folds)
         totals = summary(table)
         run.table(table, "folds.json")

@@ -16,7 +16,7 @@ from recsys_spark.log.generate import generate_log as generate
 from recsys_spark.log.ingest import ingest as ingest_events
 from recsys_spark.models import RANKERS, TWO_STAGE
 from recsys_spark.pipeline import decision as deciding
-from recsys_spark.pipeline import log_checks, night, off_policy, reconciliation
+from recsys_spark.pipeline import log_checks, measurement, night, off_policy, reconciliation
 from recsys_spark.pipeline.context import Context, StageResult
 from recsys_spark.recommendation.publish import publish
 from recsys_spark.tracking import promotion
@@ -152,15 +152,15 @@ def evaluate(context: Context) -> StageResult:
     """Measure the night's models and the champion on the same held-out users, over the full catalogue."""
     dataset = current_dataset(context.warehouse, context.day)
     with night.stage_run(context, "evaluate") as run:
-        version, _ = night.measure(context, dataset)
-        night.report(context, run, version)
+        version, _ = measurement.measure(context, dataset)
+        measurement.report(context, run, version)
         earned = off_policy.measure(context, dataset)
         off_policy.report(run, earned)
     return StageResult(
         inputs={"dataset": dataset.name, "models": version.manifest["candidates"]},
         outputs={
             "user_metrics": version.name,
-            "worst_slices": night.worst(context, version),
+            "worst_slices": measurement.worst(context, version),
             "off_policy": {name: found.to_json() for name, found in earned.items()},
         },
         counts={"users": version.manifest["users"]},
@@ -177,7 +177,7 @@ def promote(context: Context) -> StageResult:
         run.metrics({"promoted": float(decision.promoted)})
         rows = reconciliation.rows_table(night.live_events(context), dataset)
         context.night_run.describe(
-            markdown(night.results(context), decision.why) + "\n" + reconciliation.markdown(rows)
+            markdown(measurement.results(context), decision.why) + "\n" + reconciliation.markdown(rows)
         )
     serving = {"model": champion.model, "version": champion.version, "number": champion.number} if champion else None
     return StageResult(
