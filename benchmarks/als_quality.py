@@ -72,4 +72,9 @@ if __name__ == "__main__":
     found = next((file for file in files if file.exists()), files[-1])
     arguments.add_argument("--movielens", type=Path, default=found, help="leave_one_out.csv, with its split")
     arguments.add_argument("--seeds", type=int, default=6, help="starts of each engine")
-    main(arguments.parse_args())
+    chosen = arguments.parse_args()
+    if not chosen.movielens.exists():
+        raise SystemExit(
+            f"{chosen.movielens}: no such file; write MovieLens-100k there with a column `split`, or name it"
+        )
+    main(chosen)

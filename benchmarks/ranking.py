@@ -17,12 +17,12 @@ import torch
 import yaml
 from _report import Row, finish, parser
 
+from recsys_spark.config import load_config
 from recsys_spark.evaluation.metrics.probability import auc, logit_log_loss_sum
 from recsys_spark.models import module_of
 from recsys_spark.models.features import ITEM, USER, Features
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = (ROOT / "../shared/data/ml-100k", ROOT / "data/ml-100k")
 LABEL, SEED, PATIENCE, GENRES = "label_positive", 2020, 8, 6
 REFERENCE = {
     "fm": (0.7830, 0.5654), "deepfm": (0.7858, 0.5659), "wide_and_deep": (0.7848, 0.5660), "dcn_v2": (0.7786, 0.5678),
@@ -97,10 +97,17 @@ def fit(name: str, parameters: dict, batch: Batch, features: Features, seed: int
 
 def main() -> None:
     options = parser(__doc__ or "")
-    options.add_argument("--data", type=Path, default=next((f for f in FOLDERS if f.exists()), FOLDERS[-1]))
+    files = [ROOT / path for path in load_config(ROOT / "conf/movielens-100k.yaml").log.path]
+    folder = next((file for file in files if file.exists()), files[-1]).parent
+    options.add_argument("--data", type=Path, default=folder, help="folder of u.data, users.tsv and items.tsv")
     options.add_argument("--models", nargs="+", default=list(REFERENCE))
     options.add_argument("--seed", type=int, default=1, help="of the initial weights and the order of rows")
     args = options.parse_args()
+    for name in ("u.data", "users.tsv", "items.tsv"):
+        if not (args.data / name).exists():
+            raise SystemExit(
+                f"{args.data / name}: no such file; run `make data DATASET=movielens-100k`, or name --data"
+            )
     batch, features = read(args.data)
     rows = []
     for name in args.models:

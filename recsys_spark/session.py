@@ -98,8 +98,8 @@ def _prepared(pieces: Iterable[_T]) -> Iterable[_T]:
     """Halve what the worker's next tasks cost before they begin.
 
     Ahead of a task PySpark has every finder forget what it has seen, and Python's for zip archives reads its archive
-    anew at that, pyspark.zip and a jar of Spark's among them: 80 ms, for files that do not change. Behind one it collects
-    garbage, and looks through every module for it: 20 ms and more.
+    anew at that, pyspark.zip and a jar of Spark's among them: 80 ms, for files that do not change. Behind a task it
+    collects garbage, and looks through every module for it: 20 ms and more.
     """
     zipimport.zipimporter.invalidate_caches = lambda _: None  # type: ignore[method-assign]
     if not gc.get_freeze_count():

@@ -27,6 +27,7 @@ FILES_100K = {
     "u.data": b"196\t242\t3\t881250949\n186\t302\t3\t891717742\n",
     "u.item": U_ITEM.encode("latin-1"),
     "u.genre": b"unknown|0\nAction|1\nAnimation|2\nComedy|3\n\n",
+    "u.user": b"1|24|M|technician|85711\n2|53|F|other|94043\n",
 }
 ITEMS_100K = [
     "item_id\tmovie_title\trelease_year\tclass",
@@ -125,6 +126,9 @@ def test_100k_gets_a_table_of_items(site: Site, tmp_path: Path) -> None:
     site.publish("ml-100k.zip", zipped("ml-100k", FILES_100K))
     folder = public.fetch("movielens-100k", tmp_path, site.base)
     assert (folder / "items.tsv").read_text("utf-8").splitlines() == ITEMS_100K
+    assert (folder / "users.tsv").read_text("utf-8").splitlines() == [
+        "user_id\tage\tgender\toccupation\tzip_code", "1\t24\tM\ttechnician\t85711", "2\t53\tF\tother\t94043",
+    ]  # fmt: skip
 
 
 def test_wrong_sum_leaves_nothing(site: Site, tmp_path: Path) -> None:
@@ -168,7 +172,7 @@ def test_file_put_there_by_hand_needs_no_network(site: Site, tmp_path: Path) -> 
     (tmp_path / "ml-100k.zip").write_bytes(zipped("ml-100k", FILES_100K))
     folder = public.fetch("movielens-100k", tmp_path, site.base)
     assert site.asked == []
-    assert sorted(os.listdir(folder)) == ["items.tsv", "u.data", "u.genre", "u.item"]
+    assert sorted(os.listdir(folder)) == ["items.tsv", "u.data", "u.genre", "u.item", "u.user", "users.tsv"]
 
 
 def test_damaged_file_put_there_by_hand(site: Site, tmp_path: Path) -> None:

@@ -132,6 +132,8 @@ def _unpack(archive: Path, dataset: PublicDataset, folder: Path) -> None:
                 raise DataError(f"{archive}: {file} has {found} lines instead of {expected}; remove it and run again")
         if (unpacked / "u.item").exists():
             _write_items(unpacked)
+        if (unpacked / "u.user").exists():
+            _write_users(unpacked)
         unpacked.rename(folder)
 
 
@@ -164,6 +166,13 @@ def _write_items(folder: Path) -> None:
             classes = " ".join(genre for genre, flag in zip(genres, flags, strict=False) if flag == "1")
             rows.append("\t".join([item_id, name, year or date[-4:], classes]))
     (folder / "items.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def _write_users(folder: Path) -> None:
+    """Write MovieLens 100k's `u.user` as `users.tsv`: `user_id`, `age`, `gender`, `occupation`, `zip_code`."""
+    lines = (folder / "u.user").read_text("latin-1").splitlines()
+    rows = ["user_id\tage\tgender\toccupation\tzip_code", *(line.replace("|", "\t") for line in lines if line.strip())]
+    (folder / "users.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
 def split_year(title: str) -> tuple[str, str]:

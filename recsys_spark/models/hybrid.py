@@ -192,7 +192,7 @@ def _try_all(
     from pyspark.sql import functions as F  # here, because serving a model must not need Spark
     from threadpoolctl import threadpool_limits
 
-    from recsys_spark.session import task_threads
+    from recsys_spark.session import deal, task_threads
 
     assert data.histories is not None  # see `needs`
     measured = data.histories.where("known = 'train' and size(held_out) > 0 and size(items) > 0")
@@ -217,8 +217,7 @@ def _try_all(
             for users, truth in blocks:
                 yield try_block(parts, users, truth, methods, candidates)
 
-    tasks = min(len(blocks), 4 * spark.defaultParallelism)
-    return np.concatenate(spark.parallelize(blocks, tasks).mapPartitions(measure).collect())
+    return np.concatenate(deal(spark, blocks).mapPartitions(measure).collect())
 
 
 def try_block(
