@@ -26,6 +26,9 @@ class SparkConfig(Section):
     """Heap of the driver's JVM."""
     shuffle_partitions: int = Field(8, ge=1)
     """Partitions after a shuffle; about twice the cores on one machine, more on a cluster."""
+    event_log: str | None = None
+    """Folder of event logs, which the history server shows (`make history`); made where it is missing, unless it is an
+    address such as `hdfs://…`. null = none are written."""
     conf: dict[str, str] = {}
     """Any further Spark settings."""
 
