@@ -7,7 +7,7 @@ RUN := scripts/with_env.sh
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup nightly generate-log test test-all lint format airflow test-airflow ui data cluster cluster-stop bench clean
+.PHONY: help setup nightly generate-log test test-all lint format airflow test-airflow ui history data cluster cluster-stop bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-zA-Z%-]+:.*## / { sub("%", "NAME", $$1); printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +48,9 @@ test-airflow: setup  ## the DAGs' tests in Airflow's own environment, with night
 
 ui: setup  ## the MLflow UI on the runs of this checkout (PORT=5000)
 	@$(RUN) python scripts/ui.py --port $(or $(PORT),5000)
+
+history: setup  ## the Spark history server on the event logs of spark.event_log (DIR=build/spark-events, PORT=18080, DAYS=30)
+	@scripts/history.sh
 
 data: setup  ## download a public data set into data/ (DATASET=movielens-100k, -1m or -32m)
 	@$(RUN) python -m recsys_spark.log.public $(DATASET)

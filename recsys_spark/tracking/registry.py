@@ -154,7 +154,10 @@ def _create_model(store: Store) -> None:
     try:
         store.client.get_registered_model(store.model_name)
     except MlflowException:
-        store.client.create_registered_model(store.model_name)
+        try:
+            store.client.create_registered_model(store.model_name)
+        except MlflowException:  # by another job in between, or for a reason that the next line names
+            store.client.get_registered_model(store.model_name)
 
 
 def _registered(version: ModelVersion, tags: dict[str, Any]) -> Registered:
