@@ -58,6 +58,8 @@ def get_session(config: SparkConfig, name: str) -> SparkSession:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     log4j = Path(__file__).with_name("log4j2.properties")
     wanted = {
+        # Hadoop goes by a mask of its own, which lets everybody read what the process' mask would not.
+        "spark.hadoop.fs.permissions.umask-mode": f"{_umask():03o}",
         **_event_log(config.event_log),
         "spark.master": config.master,
         "spark.driver.memory": config.driver_memory,
@@ -73,6 +75,13 @@ def get_session(config: SparkConfig, name: str) -> SparkSession:
     spark = SparkSession.builder.config(conf=conf).getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
     return spark
+
+
+def _umask() -> int:
+    """Return the process' mask for the permissions of new files, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _event_log(folder: str | None) -> dict[str, str]:
