@@ -7,7 +7,7 @@ RUN := scripts/with_env.sh
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup nightly generate-log test test-all lint format airflow test-airflow ui history data cluster cluster-stop bench clean
+.PHONY: help setup nightly generate-log test test-all lint format airflow test-airflow ui history data cluster cluster-stop audit bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-zA-Z%-]+:.*## / { sub("%", "NAME", $$1); printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +60,9 @@ cluster: setup  ## a Spark master and two workers on this machine (PORT=7077, WO
 
 cluster-stop:  ## stop them
 	@scripts/cluster.sh stop
+
+audit:  ## hold every pinned package against PyPI's advisories (needs PyPI itself)
+	@scripts/audit.sh $(ARGS)
 
 bench: $(BENCHMARKS)  ## every benchmark; results in build/bench
 
