@@ -20,13 +20,14 @@ from mlflow.tracking import MlflowClient
 from night import REPOSITORY, environment, last_line, published, submit, write_config
 
 from recsys_spark.config import Config, LogConfig, TrackingConfig, load_config
+from recsys_spark.erasure.artifacts import find_registry
 from recsys_spark.errors import RunError
 from recsys_spark.models import check_models
 from recsys_spark.pipeline.context import Context, StageResult
 from recsys_spark.pipeline.watch import Watch
 from recsys_spark.session import _event_log
 from recsys_spark.tracking.registry import _create_model
-from recsys_spark.tracking.store import open_store
+from recsys_spark.tracking.store import Store, open_store
 
 NIGHTS = ("one", "two")
 
@@ -136,9 +137,12 @@ def test_two_nights_at_once_through_mlflow_on_postgresql(tmp_path):
             return submit(
                 "nightly", "--config", str(configs[name]), f"name={name}", f"seed={users}", "spark.master=local[1]",
                 f"spark.event_log={events}", f"log.generate.users={users}",
+                *([f"tracking.artifacts=file://{tmp_path}/shared"] if name == "two" else []),
             )  # fmt: skip
 
-        with ThreadPoolExecutor(2) as pool:
+        before = os.umask(0o027)  # as scripts/submit.sh sets it
+        with ThreadPoolExecutor(2) as pool, contextlib.ExitStack() as undo:
+            undo.callback(os.umask, before)
             done = dict(zip(NIGHTS, pool.map(night, NIGHTS), strict=True))
         for name in NIGHTS:
             assert done[name].returncode == 0, done[name].stderr[-3000:]
@@ -149,6 +153,9 @@ def test_two_nights_at_once_through_mlflow_on_postgresql(tmp_path):
             found = connection.execute("SELECT name FROM registered_models ORDER BY name").fetchall()
             assert [n for (n,) in found] == ["recsys-crowd", "recsys-one", "recsys-two"]
         assert any(artifacts.rglob("model.json"))
+    for written in [tmp_path / "shared", *(tmp_path / n / "warehouse" for n in NIGHTS)]:
+        open_to_all = [f for f in written.rglob("*") if f.stat().st_mode & 0o007]
+        assert open_to_all == [] and len(list(written.rglob("*"))) > 20
     assert published(tmp_path / "one") != published(tmp_path / "two")
     in_the_history(events, tmp_path)
 
@@ -182,7 +189,10 @@ def whole_and_alone(client, name, root, line):
         assert version.run_id == by_name[f"train {model}"].info.run_id
     champion = client.get_model_version_by_alias(f"recsys-{name}", "champion")
     assert champion.version == line["outputs"]["champion"]["number"]
-    assert parent.info.artifact_uri.startswith("mlflow-artifacts:")  # handed out by the server, wherever they lie
+    # one's are handed out by the server, wherever they lie; two's are on a disk where an erasure can reach them
+    assert parent.info.artifact_uri.startswith("mlflow-artifacts:" if name == "one" else "file:")
+    found = find_registry(Store(client.tracking_uri, experiment.experiment_id, f"recsys-{name}"))
+    assert (len(found.unreachable), len(found.folders)) == ((2, 0) if name == "one" else (0, 2))
     (root / "downloaded").mkdir()
     mlflow.set_tracking_uri(client.tracking_uri)
     users = mlflow.artifacts.download_artifacts(
