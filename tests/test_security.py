@@ -19,6 +19,7 @@ from recsys_spark.config import Config, ExportConfig, LogConfig, parse_date
 from recsys_spark.errors import ConfigError, DataError
 from recsys_spark.log.privacy import _warn_of_readers, read_key_file
 from recsys_spark.models.base import write_card
+from recsys_spark.pipeline import prometheus
 from recsys_spark.pipeline.context import Context
 from recsys_spark.pipeline.night import champion_path
 from recsys_spark.tracking.registry import CHAMPION, Registered, _create_model, find, resolve
@@ -278,6 +279,16 @@ def test_a_key_that_everybody_can_read_is_said_once(tmp_path, capfd):
         said = capfd.readouterr().err
         assert said.count("every user of this machine can read the key") == times
         assert "abab" not in said
+
+
+def test_figures_are_for_the_exporter_whatever_the_mask(tmp_path):
+    before = os.umask(0o077)
+    try:
+        prometheus.write(tmp_path, "night", [("recsys_rows", {}, 1.0)])
+    finally:
+        os.umask(before)
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_mode & 0o777 == 0o644
 
 
 def test_the_manifest_says_what_json_can_hold(tmp_path):
