@@ -28,10 +28,10 @@ if port_in_use "$port"; then fail "port $port is in use; choose another: make hi
 scripts/preflight.sh --java
 log="${LOG:-$PWD/build/logs/history-server.log}"
 export SPARK_DAEMON_MEMORY="${SPARK_DAEMON_MEMORY:-1g}" SPARK_LOCAL_IP=127.0.0.1
-export SPARK_HISTORY_OPTS="-Dspark.history.fs.logDirectory=$folder -Dspark.history.ui.port=$port
+export SPARK_HISTORY_OPTS="-Dspark.history.fs.logDirectory=\"$folder\" -Dspark.history.ui.port=$port
     -Dspark.history.fs.cleaner.enabled=true -Dspark.history.fs.cleaner.maxAge=${days}d
     -Dspark.history.fs.update.interval=5s
-    -Dlog4j2.configurationFile=file:$PWD/conf/prod/log4j2.properties -Drecsys.log=$log"
+    -Dlog4j2.configurationFile=file:$PWD/conf/prod/log4j2.properties -Drecsys.log=\"$log\""
 echo "[history] http://127.0.0.1:$port, event logs of $folder, own log $log (stop with Ctrl-C)"
 # Where spark-class finds Spark.
 # shellcheck disable=SC2016  # for the shell that with_env.sh starts
