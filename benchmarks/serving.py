@@ -164,6 +164,7 @@ def alone(model: mlflow.pyfunc.PyFuncModel, asked: list[bytes]) -> np.ndarray:
 def measure(uri: str, model: str, args: argparse.Namespace) -> list[Row]:
     """Return a row for each size of a request, number of clients, and figure."""
     mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
     loaded = mlflow.pyfunc.load_model(model)
     users = sorted(loaded.unwrap_python_model().rows)
     rows: list[Row] = []

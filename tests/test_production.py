@@ -191,13 +191,14 @@ def whole_and_alone(client, name, root, line):
     assert champion.version == line["outputs"]["champion"]["number"]
     # one's are handed out by the server, wherever they lie; two's are on a disk where an erasure can reach them
     assert parent.info.artifact_uri.startswith("mlflow-artifacts:" if name == "one" else "file:")
-    found = find_registry(Store(client.tracking_uri, experiment.experiment_id, f"recsys-{name}"))
+    store = Store(client.tracking_uri, experiment.experiment_id, f"recsys-{name}")
+    found = find_registry(store)
     assert (len(found.unreachable), len(found.folders)) == ((2, 0) if name == "one" else (0, 2))
     (root / "downloaded").mkdir()
-    mlflow.set_tracking_uri(client.tracking_uri)
-    users = mlflow.artifacts.download_artifacts(
-        f"models:/recsys-{name}/{champion.version}/artifacts/users", dst_path=str(root / "downloaded")
-    )
+    with store.active():
+        users = mlflow.artifacts.download_artifacts(
+            f"models:/recsys-{name}/{champion.version}/artifacts/users", dst_path=str(root / "downloaded")
+        )
     told = pq.read_table(users).column("raw_id").to_pylist()
     assert {user for user, *_ in published(root)} == set(told)
 
