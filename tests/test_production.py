@@ -207,10 +207,12 @@ def in_the_history(events, folder):
     """Both nights, from the history server; its own log rolls beside it."""
     port, log = str(servers.free_port()), folder / "history-server.log"
     with script("history", folder / "history.out", DIR=str(events), PORT=port, LOG=str(log)) as page:
-        deadline = time.monotonic() + 60
-        while len(apps := answer(f"{page}/api/v1/applications?status=completed")) < len(NIGHTS):
+        deadline, apps = time.monotonic() + 60, []
+        while len(apps) < len(NIGHTS):
             assert time.monotonic() < deadline, apps
             time.sleep(0.5)
+            with contextlib.suppress(json.JSONDecodeError):  # it listens before it has all of its pages
+                apps = answer(f"{page}/api/v1/applications?status=completed")
         assert {app["name"] for app in apps} == {f"recsys nightly {name}" for name in NIGHTS}
         for app in apps:
             jobs = answer(f"{page}/api/v1/applications/{app['id']}/jobs")
