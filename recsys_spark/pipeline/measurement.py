@@ -130,7 +130,13 @@ def report(context: Context, run: TrackedRun, measured: Version) -> None:
 
 
 def costs_of(measured: Version) -> dict[str, Cost]:
-    """Return what every model that was measured costs."""
+    """Return what every model that was measured costs.
+
+    Raises:
+        DataError: it was measured by code that did not look at that.
+    """
+    if "costs" not in measured.manifest:
+        raise DataError(f"{measured.path}: does not say what the models cost; run jobs/evaluate.py again")
     return {name: Cost.from_json(values) for name, values in measured.manifest["costs"].items()}
 
 
