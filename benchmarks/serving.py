@@ -87,25 +87,28 @@ def served(uri: str, model: str, workers: int) -> Iterator[int]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model, "-h", "127.0.0.1", "-p", str(port)]
     env = {**os.environ, "MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    server = subprocess.Popen(
-        [*command, "--env-manager", "local", "--workers", str(workers)], env=env, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        until = time.monotonic() + 180
-        while True:
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-                connection.request("GET", "/ping")
-                if connection.getresponse().status == 200:
-                    break
-            if server.poll() is not None or time.monotonic() > until:
-                sys.exit("mlflow models serve did not start")
-            time.sleep(0.2)
-        yield port
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait(10)
+    with tempfile.TemporaryFile() as said:
+        server = subprocess.Popen(
+            [*command, "--env-manager", "local", "--workers", str(workers)], env=env, start_new_session=True,
+            stdout=said, stderr=said,
+        )  # fmt: skip
+        try:
+            until = time.monotonic() + 180
+            while True:
+                with contextlib.suppress(OSError, http.client.HTTPException):
+                    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+                    connection.request("GET", "/ping")
+                    if connection.getresponse().status == 200:
+                        break
+                if server.poll() is not None or time.monotonic() > until:
+                    said.seek(0)
+                    sys.exit(f"mlflow models serve did not start: {said.read().decode(errors='replace')[-2000:]}")
+                time.sleep(0.2)
+            yield port
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
+            server.wait(10)
 
 
 def bodies(users: list[str], size: int) -> list[bytes]:
