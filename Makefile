@@ -7,7 +7,7 @@ RUN := scripts/with_env.sh
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup nightly generate-log test test-all lint format airflow test-airflow ui data cluster cluster-stop bench clean
+.PHONY: help setup nightly generate-log test test-all lint format airflow test-airflow ui history data cluster cluster-stop audit bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-zA-Z%-]+:.*## / { sub("%", "NAME", $$1); printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +49,9 @@ test-airflow: setup  ## the DAGs' tests in Airflow's own environment, with night
 ui: setup  ## the MLflow UI on the runs of this checkout (PORT=5000)
 	@$(RUN) python scripts/ui.py --port $(or $(PORT),5000)
 
+history: setup  ## the Spark history server on the event logs of spark.event_log (DIR=build/spark-events, PORT=18080, DAYS=30)
+	@scripts/history.sh
+
 data: setup  ## download a public data set into data/ (DATASET=movielens-100k, -1m or -32m)
 	@$(RUN) python -m recsys_spark.log.public $(DATASET)
 
@@ -57,6 +60,9 @@ cluster: setup  ## a Spark master and two workers on this machine (PORT=7077, WO
 
 cluster-stop:  ## stop them
 	@scripts/cluster.sh stop
+
+audit:  ## hold every pinned package against PyPI's advisories (needs PyPI itself)
+	@scripts/audit.sh $(ARGS)
 
 bench: $(BENCHMARKS)  ## every benchmark; results in build/bench
 

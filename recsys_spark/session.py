@@ -60,6 +60,9 @@ def get_session(config: SparkConfig, name: str) -> SparkSession:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     log4j = Path(__file__).with_name("log4j2.properties")
     wanted = {
+        # Hadoop goes by a mask of its own, which lets everybody read what the process' mask would not.
+        "spark.hadoop.fs.permissions.umask-mode": f"{_umask():03o}",
+        **_event_log(config.event_log),
         "spark.master": config.master,
         "spark.driver.memory": config.driver_memory,
         "spark.sql.shuffle.partitions": str(config.shuffle_partitions),
@@ -74,6 +77,33 @@ def get_session(config: SparkConfig, name: str) -> SparkSession:
     spark = SparkSession.builder.config(conf=conf).getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
     return spark
+
+
+def _umask() -> int:
+    """Return the process' mask for the permissions of new files, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _event_log(folder: str | None) -> dict[str, str]:
+    """Return what writes event logs: packed, and in parts, so that a long night's history is readable meanwhile."""
+    if folder is None:
+        return {}
+    if "://" not in folder:
+        path = Path(folder).absolute()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{path}: cannot be made ({error.strerror}); set spark.event_log") from None
+        folder = path.as_uri()
+    return {
+        "spark.eventLog.enabled": "true",
+        "spark.eventLog.dir": folder,
+        "spark.eventLog.compress": "true",
+        "spark.eventLog.rolling.enabled": "true",
+        "spark.eventLog.rolling.maxFileSize": "64m",
+    }
 
 
 def together(*actions: Callable[[], _T]) -> list[_T]:

@@ -4,9 +4,11 @@
 #   DRIVER_MEMORY=8g   heap of the driver, instead of the configuration's spark.driver_memory
 #   MASTER=spark://…   a cluster, instead of the configuration's spark.master
 #   SUBMIT_ARGS=…      more options of spark-submit
+#   RECSYS_UMASK=027   permissions that new files lack: nobody but owner and group reads tables and exports
 #
 # The exit code is the job's.
 set -euo pipefail
+umask "${RECSYS_UMASK:-027}"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/preflight.sh --java
 job="jobs/$1.py"

@@ -16,7 +16,7 @@ from recsys_spark.log.raw import FIELDS
 from recsys_spark.models import check_models
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "SECURITY.md"]
 README = DOCUMENTS[0].read_text("utf-8")
 JOBS = sorted((ROOT / "jobs").glob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -79,7 +79,10 @@ def measured(spark, tmp_path_factory):
     device = [(u, [f"device={'phone' if u % 2 else 'tablet'}"]) for u in range(1, 21)]
     labels = spark.createDataFrame(device, "user_id int, labels array<string>")
     counts = ItemCounts(np.array(POPULARITY[:N_ITEMS]), TRAINED)
-    results = evaluate(spark, candidates, folder / "histories", CATALOGUE, out, CONFIG, 4, SEED, labels, counts)
+    results, costs = evaluate(spark, candidates, folder / "histories", CATALOGUE, out, CONFIG, 4, SEED, labels, counts)
+    for name in make_models():
+        assert costs[name].bytes == sum(f.stat().st_size for f in (folder / name).iterdir())
+        assert 0 < costs[name].score_ms < 10_000
     assert [p.name for p in out.iterdir()] == ["data"]  # nothing of the histories is left beside the figures
     return results, spark.read.parquet(str(out / "data")).cache()
 

@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 from recsys_spark.config import EvaluationConfig, PromotionConfig
 from recsys_spark.evaluation.bootstrap import Interval, bootstrap_sums, bootstrap_sums_by_name
 from recsys_spark.evaluation.bootstrap_rows import paired_sums, paired_values
+from recsys_spark.evaluation.cost import Cost, block_times, milliseconds, size_of
 from recsys_spark.evaluation.permutation import sign_flip_sums
 from recsys_spark.evaluation.power import minimal_detectable_effect
 from recsys_spark.evaluation.results import compare
@@ -24,6 +25,7 @@ from recsys_spark.tracking.registry import Registered
 STRICT = PromotionConfig(max_slice_loss=0.02, min_coverage_ratio=0.5, max_gain=5.0, min_slice_users=50)
 COUNTRIES = ("FI", "SE", "NO", "DK")
 CONFIDENCE, REPLICATES, SEED = 0.95, 400, 11
+CHEAP = Cost(0.1, 1_000_000)
 
 
 def ndcg(chance, users, rng):
@@ -40,7 +42,7 @@ def world(seed, chance_a, chance_b, users=2000, shared=0.5):
     return np.where(same, b, a), b
 
 
-def outcome(a, b, countries, config=STRICT, coverage=(0.3, 0.3)):
+def outcome(a, b, countries, config=STRICT, coverage=(0.3, 0.3), cost=CHEAP):
     """The decision on two models' values."""
     ids = np.arange(len(a))
     slices = {f"country={c}": np.where(countries == c, a - b, np.nan) for c in COUNTRIES}
@@ -50,7 +52,7 @@ def outcome(a, b, countries, config=STRICT, coverage=(0.3, 0.3)):
         {"ndcg@10": Interval(float(v.mean()), 0, 1, len(v)), "coverage@10": Interval(c, 0, 1, len(v))}
         for v, c in zip((a, b), coverage, strict=True)
     )
-    checks = guardrails(config, of_a, of_b, of_slices, CONFIDENCE)
+    checks = guardrails(config, of_a, of_b, of_slices, CONFIDENCE, cost)
     return decide("a", "b", difference.interval(CONFIDENCE), config.margin, checks)
 
 
@@ -126,6 +128,41 @@ def test_a_challenger_that_shows_next_to_nothing_is_held_back():
     assert not decision.promoted and "min_coverage_ratio: coverage@10 0.1000 is 0.33" in decision.why
 
 
+def test_a_challenger_that_costs_too_much_is_held_back():
+    """Whatever it gains; at the limit itself it passes, and a time that was not measured is no time that is met."""
+    worlds = (*world(1, 0.4, 0.2), countries_of(2000))
+    limits = PromotionConfig(max_score_ms=2.0, max_model_mb=1.0)
+    for cost, failed in (
+        (Cost(2.0, 1_000_000), []),
+        (Cost(2.1, 1_000_000), ["max_score_ms"]),
+        (Cost(2.0, 1_000_001), ["max_model_mb"]),
+        (Cost(math.nan, 9_000_000), ["max_score_ms", "max_model_mb"]),
+    ):
+        decision = outcome(*worlds, limits, cost=cost)
+        assert [c.name for c in decision.checks] == ["max_score_ms", "max_model_mb"]
+        assert [c.name for c in decision.checks if not c.passed] == failed
+        assert decision.promoted == (not failed)
+    assert "promotion.max_model_mb: the model has 9 MB, 1 MB are allowed" in decision.why
+
+
+def test_the_time_of_a_user_is_the_median_over_users(spark):
+    """From tasks as from a list; blocks that come twice, and one slow first block, do not move it."""
+    blocks = [(1000, 5.0), *[(1000, 0.001 * ms * 1000) for ms in (2, 3, 4)], (3, 0.9)]
+    assert milliseconds(blocks) == milliseconds(blocks * 2) == pytest.approx(4)
+    assert milliseconds(blocks[1:]) == pytest.approx(3)
+    assert math.isnan(milliseconds([])) and math.isnan(milliseconds([(0, 1.0)]))
+    times = block_times(spark.sparkContext)
+    spark.sparkContext.parallelize(blocks, 3).foreach(lambda block: times.add([block]))
+    assert sorted(times.value) == sorted(blocks)
+
+
+def test_the_size_of_a_model_is_that_of_its_files(tmp_path):
+    (tmp_path / "parts").mkdir()
+    for name, size in (("model.json", 10), ("parts/weights.npy", 300), ("_manifest.json", 7), (".weights.crc", 5)):
+        (tmp_path / name).write_bytes(b"x" * size)
+    assert size_of(tmp_path) == 310
+
+
 def test_by_default_no_guardrail_is_asked_for():
     decision = outcome(*world(1, 0.4, 0.2), countries_of(2000), PromotionConfig(), coverage=(0.0, 0.3))
     assert decision.promoted and decision.checks == ()
@@ -183,9 +220,10 @@ def test_the_record_says_all_that_the_gate_saw(users):
     _, rows = users
     metrics, slices = (paired_sums(rows, "a", "b", column, REPLICATES, SEED) for column in ("metrics", "slices"))
     ids, differences = paired_values(rows, "a", "b", "ndcg@10")
-    evidence = Evidence(metrics, slices, sign_flip_sums(differences, ids, REPLICATES, SEED).p_value())
+    p_value = sign_flip_sums(differences, ids, REPLICATES, SEED).p_value()
+    evidence = Evidence(metrics, slices, p_value, (Cost(2.5, 3_000_000), CHEAP))
     means = {"ndcg@10": Interval(0.2, 0.1, 0.3, 880), "coverage@10": Interval(0.3, 0.2, 0.4, 880)}
-    checks = guardrails(STRICT, means, means, slices, CONFIDENCE)
+    checks = guardrails(STRICT, means, means, slices, CONFIDENCE, CHEAP)
     decision = decide("a", "b", metrics["ndcg@10"].interval(CONFIDENCE), 0.0, checks)
     settings = {"confidence": CONFIDENCE, "replicates": REPLICATES, "seed": SEED, "promotion": STRICT.model_dump()}
     record = decision_record(decision, Registered("7", "als", "v1", "2026-01-05"), "the champion", evidence, settings)
@@ -195,8 +233,10 @@ def test_the_record_says_all_that_the_gate_saw(users):
     assert again["p_permutation"] == pytest.approx(1 / (1 + REPLICATES))
     assert again["slices"]["country=SE"]["p_loss"] < 0.05 < again["slices"]["country=FI"]["p_loss"]
     assert again["metrics"]["ndcg@10"]["p_adjusted"] < 0.05
+    assert again["costs"]["challenger"] == {"score_ms": 2.5, "bytes": 3_000_000}
     page = record_markdown(record)
     assert page.index("| country=SE |") < page.index("| country=FI |")  # worst first
+    assert "| ms to score a user | 2.5 | 0.1 |" in page and "| MB | 3 | 1 |" in page
     assert "| max_slice_loss | NO |" in page and "held back" in page.splitlines()[0]
 
 
@@ -205,6 +245,13 @@ def test_a_record_of_one_user_has_no_nan():
     one = {"ndcg@10": bootstrap_sums([0.5], [1], 100, 1)}
     decision = decide("a", "b", one["ndcg@10"].interval(0.95), 0.0)
     settings = {"confidence": 0.95, "promotion": PromotionConfig().model_dump()}
-    record = decision_record(decision, Registered("1", "als", "v", "d"), "b", Evidence(one, {}, math.nan), settings)
+    record = decision_record(
+        decision,
+        Registered("1", "als", "v", "d"),
+        "b",
+        Evidence(one, {}, math.nan, (Cost(math.nan, 1), CHEAP)),
+        settings,
+    )
     json.dumps(record, allow_nan=False)
-    assert "p = unknown" in record_markdown(record)
+    page = record_markdown(record)
+    assert "p = unknown" in page and "| ms to score a user | unknown | 0.1 |" in page

@@ -130,6 +130,13 @@ def test_a_fresh_process_without_the_checkout(registered):
     assert len(many["items"][0]) == 12
 
 
+def test_no_part_of_it_is_a_pickle(registered):
+    """By name, and by the first bytes of a pickle of protocol 2 or later; a zip is what torch and numpy write."""
+    files = [f for f in registered[0].rglob("*") if f.is_file() and f.suffix not in (".py", ".pyc", ".nbi", ".nbc")]
+    assert len(files) > 8
+    assert [f.name for f in files if f.suffix in (".pkl", ".pickle") or f.read_bytes()[:1] == b"\x80"] == []
+
+
 def test_a_row_without_k_or_with_a_senseless_one(registered):
     """Behind the signature, which lets no null through: what the model itself makes of it."""
     model = mlflow.pyfunc.load_model(str(registered[0])).unwrap_python_model()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from pathlib import Path
 from typing import Any
@@ -112,8 +113,9 @@ def first_error(error: ValidationError) -> str:
 
 
 def parse_date(text: str) -> dt.date:
-    """Parse `YYYY-MM-DD`; a day that the calendar lacks is a `ConfigError`."""
-    try:
-        return dt.date.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(f"--date {text!r}: is not a day of the calendar; write YYYY-MM-DD") from None
+    """Parse `YYYY-MM-DD`; another way to write a day, or a day that the calendar lacks, is a `ConfigError`."""
+    with contextlib.suppress(ValueError):
+        day = dt.date.fromisoformat(text)
+        if day.isoformat() == text:  # leases and folders are named after what was written
+            return day
+    raise ConfigError(f"--date {text!r}: is not a day of the calendar; write YYYY-MM-DD")

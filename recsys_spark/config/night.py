@@ -26,6 +26,9 @@ class SparkConfig(Section):
     """Heap of the driver's JVM."""
     shuffle_partitions: int = Field(8, ge=1)
     """Partitions after a shuffle; about twice the cores on one machine, more on a cluster."""
+    event_log: str | None = None
+    """Folder of event logs, which the history server shows (`make history`); made where it is missing, unless it is an
+    address such as `hdfs://…`. null = none are written."""
     conf: dict[str, str] = {}
     """Any further Spark settings."""
 
@@ -168,6 +171,10 @@ class PromotionConfig(Section):
     """Least coverage@10 as a share of the opponent's; null = any."""
     max_gain: float | None = Field(None, gt=1)
     """An NDCG@10 of more than so many times the opponent's is taken for a leak, and waits for a person; null = any."""
+    max_score_ms: float | None = Field(None, gt=0)
+    """Most milliseconds to score a user against the catalogue, as the evaluation's tasks took them; null = any."""
+    max_model_mb: float | None = Field(None, gt=0)
+    """Most megabytes (10^6 bytes) of the saved model; null = any."""
 
 
 class ExplorationConfig(Section):

@@ -26,8 +26,8 @@ from recsys_spark.config.section import Section
 class Config(Section):
     """The whole configuration of a nightly run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    """Name of the data set: the MLflow experiment and registered model are named after it."""
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)
+    """Name of the data set: the MLflow experiment and registered model are named after it, and files and keys are."""
     root: str
     """Folder of the warehouse, on a disk that driver and executors share."""
     seed: int = Field(42, ge=1)

@@ -7,6 +7,7 @@ again; `results` makes figures with intervals of it.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pyspark import Accumulator
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from recsys_spark import models
 from recsys_spark.config import EvaluationConfig
+from recsys_spark.evaluation.cost import Block, Cost, block_times, milliseconds, size_of
 from recsys_spark.evaluation.lists import truth_of
 from recsys_spark.evaluation.maps import map_array
 from recsys_spark.evaluation.metrics import evaluate_lists
@@ -72,6 +75,7 @@ def score_users(
     fallback: Path | None = None,
     counts: ItemCounts | None = None,
     moments: Path | None = None,
+    times: Accumulator[list[Block]] | None = None,
 ) -> DataFrame:
     """Measure one model on one part: rows of `USER_METRICS`, one per user with a history and a truth.
 
@@ -82,6 +86,7 @@ def score_users(
             published.
         counts: where given, novelty, popularity and the slices of items are measured too.
         moments: features of users and items by moment, for a model that ranks by them.
+        times: told how long the model took for each block, while the rows are written.
     """
     moment = moments / f"known={KNOWN_BEFORE[split]}" if moments else None
     path, name, ks = candidate.path, candidate.name, config.ks
@@ -100,7 +105,10 @@ def score_users(
             for users in blocks(read_block(rows), block_users):
                 part = rows.slice(done, len(users))
                 done += len(users)
+                start = time.perf_counter()
                 ranked, _ = recommend_block(model, users, max(ks))
+                if times is not None:
+                    times.add([(len(users), time.perf_counter() - start)])
                 cold = ~(ranked > 0).any(axis=1)
                 if fallback is not None and cold.any():
                     ranked[cold] = recommend_block(models.load(fallback), users, max(ks))[0][cold]
@@ -164,8 +172,11 @@ def evaluate(
     spark: SparkSession, candidates: list[Candidate], histories: Path, catalogue: int, path: Path,
     config: EvaluationConfig, block_users: int, seed: int, labels: DataFrame | None = None,
     counts: ItemCounts | None = None, moments: Path | None = None,
-) -> Results:  # fmt: skip
+) -> tuple[Results, dict[str, Cost]]:  # fmt: skip
     """Measure every candidate on valid and test, write `user_metrics` below `path` and summarise it.
+
+    Returns:
+        The figures; and what each candidate costs, by the test part's blocks.
 
     Args:
         histories: the rows of the `histories` table.
@@ -179,9 +190,13 @@ def evaluate(
         measured.join(labels, "user_id", "left").write.partitionBy("known").parquet(str(scratch))
         rows = spark.read.parquet(str(scratch))
     fallback = next((c.path for c in candidates if c.name == FALLBACK), None)
+    costs = {}
     for candidate in candidates:
         for split in KNOWN_BEFORE:
-            scored = score_users(rows, candidate, split, config, block_users, fallback, counts, moments)
+            times = block_times(spark.sparkContext)
+            scored = score_users(rows, candidate, split, config, block_users, fallback, counts, moments, times)
             USER_METRICS.conform(scored).write.mode("append").parquet(str(path / "data"))
+        # of the test part, which comes last: what the first block of all compiles, valid has paid for
+        costs[candidate.name] = Cost(milliseconds(times.value), size_of(candidate.path))
     shutil.rmtree(scratch, ignore_errors=True)
-    return summarise(spark.read.parquet(str(path / "data")), catalogue, config, seed)
+    return summarise(spark.read.parquet(str(path / "data")), catalogue, config, seed), costs

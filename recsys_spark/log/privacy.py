@@ -9,9 +9,13 @@ plan, no event log and no page of Spark's UI.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import hmac
 import os
+import stat
+import sys
 from pathlib import Path
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -51,11 +55,20 @@ def read_key(privacy: PrivacyConfig) -> bytes:
 
 def read_key_file(path: str, named_by: str) -> bytes:
     """Return the key in a file; raises a `ConfigError` that names the file, and the key that names the file."""
+    _warn_of_readers(path)
     try:
         text = Path(path).read_text(encoding="ascii", errors="replace")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}; mend {named_by}") from None
     return _key(text, path)
+
+
+@functools.cache
+def _warn_of_readers(path: str) -> None:
+    """Say once where every user of the machine can read a key; no refusal, for a container's secrets often are so."""
+    with contextlib.suppress(OSError):
+        if os.stat(path).st_mode & stat.S_IROTH:
+            print(f"warning: {path}: every user of this machine can read the key; run chmod o= {path}", file=sys.stderr)
 
 
 def _key(text: str, where: str) -> bytes:

@@ -14,6 +14,7 @@ from recsys_spark.evaluation.bootstrap_rows import paired_sums, paired_values
 from recsys_spark.evaluation.evaluate import from_json
 from recsys_spark.evaluation.permutation import sign_flip_sums
 from recsys_spark.pipeline.context import Context
+from recsys_spark.pipeline.measurement import costs_of
 from recsys_spark.pipeline.night import resolve_champion
 from recsys_spark.schemas import USER_METRICS
 from recsys_spark.tracking import promotion, registry
@@ -63,7 +64,7 @@ def decide(
     evidence = _evidence(context, measured, best, opponent)
     confidence, replicates = config.evaluation.confidence, config.evaluation.replicates
     of = results[best]["test"], results[opponent]["test"]
-    checks = guardrails(config.promotion, *of, evidence.slices, confidence)
+    checks = guardrails(config.promotion, *of, evidence.slices, confidence, evidence.costs[0])
     called = _called(opponent, champion)
     difference = evidence.metrics.get(promotion.METRIC, BootstrapSums.empty(replicates)).interval(confidence)
     decision = promotion.decide(best, called, difference, config.promotion.margin, checks)
@@ -90,7 +91,9 @@ def _evidence(context: Context, measured: Version, a: str, b: str) -> Evidence:
     replicates, seed = context.config.evaluation.replicates, context.config.seed
     metrics, slices = (paired_sums(users, a, b, column, replicates, seed) for column in ("metrics", "slices"))
     ids, differences = paired_values(users, a, b, promotion.METRIC)
-    return Evidence(metrics, slices, sign_flip_sums(differences, ids, replicates, seed).p_value())
+    costs = costs_of(measured)
+    p_value = sign_flip_sums(differences, ids, replicates, seed).p_value()
+    return Evidence(metrics, slices, p_value, (costs[a], costs[b]))
 
 
 def _keep(context: Context, run: TrackedRun, challenger: registry.Registered, record: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from pyspark.sql import DataFrame
 from recsys_spark.config import SLICES
 from recsys_spark.dataset.build import Dataset, training_segments
 from recsys_spark.errors import DataError
+from recsys_spark.evaluation.cost import Cost
 from recsys_spark.evaluation.evaluate import KNOWN_BEFORE, Candidate, Results, from_json, to_json
 from recsys_spark.evaluation.evaluate import evaluate as evaluate_candidates
 from recsys_spark.evaluation.results import slice_results
@@ -52,7 +53,7 @@ def measure(context: Context, dataset: Dataset, with_champion: bool = True) -> t
 
     def build(path: Path) -> dict[str, Any]:
         catalogue, counts = _item_counts(context, dataset)
-        results = evaluate_candidates(
+        results, costs = evaluate_candidates(
             context.spark, candidates, Path(dataset.histories.data), catalogue, path,
             config.evaluation, config.publish.block_users, config.seed, _user_labels(context, dataset), counts,
             features,
@@ -66,7 +67,7 @@ def measure(context: Context, dataset: Dataset, with_champion: bool = True) -> t
         parents = context.warehouse.parents(dataset.histories, *(c.path for c in candidates))
         return {
             "table": USER_METRICS.name, "candidates": used, "results": to_json(results), "slices": to_json(sliced),
-            "users": users["test"], **parents,
+            "costs": {name: cost.to_json() for name, cost in costs.items()}, "users": users["test"], **parents,
         }  # fmt: skip
 
     slot = context.warehouse.slot(USER_METRICS.name, date=context.day)
@@ -101,7 +102,7 @@ def worst(context: Context, measured: Version) -> dict[str, list[dict[str, Any]]
 
 def report(context: Context, run: TrackedRun, measured: Version) -> None:
     """Log the figures to the models' runs, and the ranked comparison to this run and the night's; slices to this."""
-    results = from_json(measured.manifest["results"])
+    results, costs = from_json(measured.manifest["results"]), costs_of(measured)
     table = comparison(results)
     with tempfile.TemporaryDirectory() as folder:
         csv, picture = Path(folder) / "comparison.csv", Path(folder) / "comparison.png"
@@ -122,9 +123,21 @@ def report(context: Context, run: TrackedRun, measured: Version) -> None:
         figures = {f"{split}_{metric}": i.mean for split, ms in splits.items() for metric, i in ms.items()}
         bounds = splits["test"][promotion.METRIC]
         figures |= {f"test_{promotion.METRIC}_low": bounds.low, f"test_{promotion.METRIC}_high": bounds.high}
+        figures |= {"score_ms": costs[name].score_ms, "model_mb": costs[name].bytes / 1e6}
         for model in _model_runs(context, name):
             model.metrics(figures)
         run.metrics({f"{name}_{metric}": i.mean for metric, i in splits["test"].items()})
+
+
+def costs_of(measured: Version) -> dict[str, Cost]:
+    """Return what every model that was measured costs.
+
+    Raises:
+        DataError: it was measured by code that did not look at that.
+    """
+    if "costs" not in measured.manifest:
+        raise DataError(f"{measured.path}: does not say what the models cost; run jobs/evaluate.py again")
+    return {name: Cost.from_json(values) for name, values in measured.manifest["costs"].items()}
 
 
 def _model_runs(context: Context, name: str) -> list[TrackedRun]:

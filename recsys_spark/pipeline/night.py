@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from recsys_spark.tracking import registry
 from recsys_spark.tracking.runs import TrackedRun, child_run
 from recsys_spark.training.job import Epoch, read_epochs
 from recsys_spark.warehouse import MANIFEST, Version, fingerprint
+from recsys_spark.warehouse.contents import require_intact
 
 
 def live_events(context: Context) -> dict[str, Version]:
@@ -139,7 +141,25 @@ def model_version(context: Context, name: str, dataset: Dataset) -> Version:
     if version.manifest["dataset"] != dataset.name:
         trained = version.manifest["dataset"]
         raise DataError(f"{name} was trained on {trained}, the data set is {dataset.name}; train it again")
+    intact(version.path, "move the version's folder away and train it again")
     return version
+
+
+def intact(path: Path, remedy: str) -> Path:
+    """Return the folder of a saved model, once every file of it has been held against its manifest.
+
+    Raises:
+        DataError: one is not as it was written.
+    """
+    manifest = path / MANIFEST
+    _intact(path, manifest.stat().st_mtime_ns if manifest.exists() else 0, remedy)
+    return path
+
+
+@functools.lru_cache(maxsize=64)
+def _intact(path: Path, written: int, remedy: str) -> None:
+    """Read every byte once in a process; an erasure, which changes files, writes the manifest anew."""
+    require_intact(path, remedy)
 
 
 def serving(context: Context, dataset: Dataset) -> Version:
@@ -181,5 +201,6 @@ def champion_path(context: Context, champion: registry.Registered) -> Path:
     slot = context.warehouse.slot(f"models/{champion.model}", date=champion.run_date)
     standing = slot.version(champion.version)
     if standing is not None:
-        return standing.path
-    return registry.fetch(context.store, champion, context.warehouse.root.absolute() / "champions")
+        return intact(standing.path, "move the version's folder away, and it is fetched from the registry")
+    fetched = registry.fetch(context.store, champion, context.warehouse.root.absolute() / "champions")
+    return intact(fetched, "move the folder away, and it is fetched again")

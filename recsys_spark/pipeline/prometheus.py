@@ -82,6 +82,7 @@ def write(folder: Path, name: str, samples: Iterable[Sample]) -> None:
     path = folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}.prom"
     aside = folder / f".{path.name}.{os.getpid()}"
     aside.write_text(text(samples), encoding="utf-8")
+    aside.chmod(0o644)  # whatever the process' mask: the exporter is another user, and figures tell of nobody
     os.replace(aside, path)
 
 

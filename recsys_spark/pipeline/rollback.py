@@ -6,7 +6,7 @@ from recsys_spark.dataset.build import FEEDS
 from recsys_spark.errors import ConfigError, DataError
 from recsys_spark.schemas import BOTS, EVENTS, HISTORIES, INTERACTIONS, ITEM_IDS, QUARANTINE, USER_IDS
 from recsys_spark.warehouse import Slot, Version, Warehouse, pointer
-from recsys_spark.warehouse.contents import CONTENTS, faults
+from recsys_spark.warehouse.contents import require_intact
 
 _FEEDS = tuple(f"feeds/{kind}" for kind in FEEDS)
 _TOGETHER = (
@@ -51,7 +51,7 @@ def roll_back(warehouse: Warehouse, slot: Slot, target: str | None) -> tuple[str
         place = Slot(warehouse.root.absolute() / other / key)
         version = place.version(wanted)
         if version is not None:
-            _refuse_damaged(warehouse, version)
+            require_intact(version.path, "choose another --version")
             flips.append((place, version))
         elif other in _FEEDS:  # a data set need not have every kind
             retired.append(place)
@@ -70,10 +70,3 @@ def _before(warehouse: Warehouse, slot: Slot, live: str | None) -> str:
     if not older:
         raise DataError(f"{warehouse.id_of(slot.path)}: has no version before {live}; there is nothing to go back to")
     return older[-1]
-
-
-def _refuse_damaged(warehouse: Warehouse, version: Version) -> None:
-    contents = version.manifest.get(CONTENTS)
-    found = faults(version.path, contents) if contents is not None else []
-    if found:
-        raise DataError(f"{warehouse.id_of(version)}/{found[0]}; choose another --version")

@@ -10,6 +10,7 @@ from scipy.stats import norm
 from recsys_spark.config import PromotionConfig
 from recsys_spark.evaluation.bootstrap import BootstrapSums, Interval
 from recsys_spark.evaluation.comparisons import holm
+from recsys_spark.evaluation.cost import Cost
 
 METRIC = "ndcg@10"
 COVERAGE = "coverage@10"
@@ -32,6 +33,7 @@ def guardrails(
     opponent: Mapping[str, Interval],
     slices: Mapping[str, BootstrapSums],
     confidence: float,
+    cost: Cost,
 ) -> tuple[Check, ...]:
     """Return every check that the configuration asks for.
 
@@ -39,6 +41,7 @@ def guardrails(
         challenger, opponent: their metrics on test.
         slices: differences challenger - opponent in NDCG@10 by slice, of the users in each.
         confidence: `evaluation.confidence`.
+        cost: of the challenger.
     """
     checks = []
     if config.max_gain is not None:
@@ -47,6 +50,10 @@ def guardrails(
         checks.append(_shows_enough(challenger[COVERAGE].mean, opponent[COVERAGE].mean, config.min_coverage_ratio))
     if config.max_slice_loss is not None:
         checks.append(_no_slice_loses(slices, config.max_slice_loss, config.min_slice_users, confidence))
+    if config.max_score_ms is not None:
+        checks.append(_is_fast(cost.score_ms, config.max_score_ms))
+    if config.max_model_mb is not None:
+        checks.append(_is_small(cost.bytes / 1e6, config.max_model_mb))
     return tuple(checks)
 
 
@@ -89,3 +96,12 @@ def _not_too_good(challenger: float, opponent: float, most: float) -> Check:
     times = challenger / opponent if opponent else float("inf")
     said = f"{METRIC} is {times:.2f} times the opponent's, more than {most:g} is taken for a leak"
     return Check("max_gain", times <= most, said)
+
+
+def _is_fast(found: float, most: float) -> Check:
+    """Hold a time that was not measured for too long: a limit that cannot be checked is not met."""
+    return Check("max_score_ms", found <= most, f"a user takes {found:.3g} ms to score, {most:g} ms are allowed")
+
+
+def _is_small(found: float, most: float) -> Check:
+    return Check("max_model_mb", found <= most, f"the model has {found:.3g} MB, {most:g} MB are allowed")

@@ -31,7 +31,9 @@ class RecommenderModel(PythonModel):
         self.raw_items[items["id"]] = items["raw_id"]
         users = pq.read_table(context.artifacts["users"]).to_pandas()
         self.rows = {raw: row for row, raw in enumerate(users["raw_id"])}
-        self.users = users
+        # plain arrays: a row of a table takes longer to find than its list to make
+        self.ids = users["id"].to_numpy()
+        self.histories = [users[column].to_numpy() for column in ("items", "weights", "ratings")]
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
         """Recommend to each row's user; a missing `k` means 10, an unknown user gets popular items."""
@@ -59,9 +61,7 @@ class RecommenderModel(PythonModel):
     def _block(self, raw: pd.Series) -> Any:
         from recsys_spark.models.base import UserBlock
 
-        nobody: tuple[list[int], list[float], list[float]] = ([], [], [])
         found = [self.rows.get(user) for user in raw]
-        columns = self.users[["items", "weights", "ratings"]]
-        lists = [tuple(columns.iloc[row]) if row is not None else nobody for row in found]
-        ids = [int(self.users["id"].iloc[row]) if row is not None else 0 for row in found]
-        return UserBlock.of(ids, [x[0] for x in lists], [x[1] for x in lists], [x[2] for x in lists])
+        ids = [int(self.ids[row]) if row is not None else 0 for row in found]
+        lists = ([column[row] if row is not None else [] for row in found] for column in self.histories)
+        return UserBlock.of(ids, *lists)

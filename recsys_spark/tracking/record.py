@@ -11,6 +11,7 @@ from scipy.stats import norm
 
 from recsys_spark.evaluation.bootstrap import BootstrapSums
 from recsys_spark.evaluation.comparisons import benjamini_hochberg
+from recsys_spark.evaluation.cost import Cost
 from recsys_spark.evaluation.power import minimal_detectable_effect
 from recsys_spark.tracking.guardrails import METRIC, slice_losses
 from recsys_spark.tracking.promotion import Decision
@@ -29,6 +30,8 @@ class Evidence:
     """NDCG@10 by slice."""
     p_value: float
     """Of the permutation test of NDCG@10."""
+    costs: tuple[Cost, Cost]
+    """Of challenger and opponent."""
 
 
 def decision_record(
@@ -63,6 +66,7 @@ def decision_record(
         "standard_error": error,
         "p_permutation": evidence.p_value,
         "minimal_detectable_effect": minimal_detectable_effect(error, confidence, POWER),
+        "costs": dict(zip(("challenger", "opponent"), map(asdict, evidence.costs), strict=True)),
         "checks": [asdict(check) for check in decision.checks],
         "metrics": metrics,
         "slices": slices,
@@ -84,6 +88,11 @@ def record_markdown(record: dict[str, Any]) -> str:
         f"of {_plain(record['minimal_detectable_effect'])}.",
         "",
     ]
+    lines += ["| | challenger | opponent |", "|---|---|---|"]
+    for label, key, scale in (("ms to score a user", "score_ms", 1.0), ("MB", "bytes", 1e-6)):
+        ours, theirs = (record["costs"][side][key] for side in ("challenger", "opponent"))
+        lines.append(f"| {label} | {_scaled(ours, scale)} | {_scaled(theirs, scale)} |")
+    lines.append("")
     if record["checks"]:
         lines += ["| check | passed | found |", "|---|---|---|"]
         lines += [f"| {c['name']} | {'yes' if c['passed'] else 'NO'} | {c['found']} |" for c in record["checks"]]
@@ -115,6 +124,10 @@ def _signed(value: float | None) -> str:
 
 def _plain(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.4g}"
+
+
+def _scaled(value: float | None, scale: float) -> str:
+    return _plain(None if value is None else value * scale)
 
 
 def _without_nan(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
 from dataclasses import dataclass
 from importlib import metadata
@@ -19,9 +20,10 @@ from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
 
 import recsys_spark
-from recsys_spark.errors import RunError
+from recsys_spark.errors import DataError, RunError
 from recsys_spark.models import DEEP, TWO_STAGE
-from recsys_spark.tracking.pyfunc import DEFAULT_K, RecommenderModel
+from recsys_spark.tracking import served
+from recsys_spark.tracking.pyfunc import DEFAULT_K
 from recsys_spark.tracking.runs import TrackedRun
 from recsys_spark.tracking.store import Store
 
@@ -29,6 +31,9 @@ _ROLLED_BACK = "recsys.rolled_back"
 _DECISION = "recsys.decision"
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the codes of no such model, no such alias
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What the names of models, versions and dates are made of: none leads to another folder."""
 
 _SCORING = ("numpy", "scipy", "numba", "pandas", "pyarrow", "pydantic", "PyYAML", "mlflow")
 """What a registered model needs to answer; deep ones need torch as well."""
@@ -79,7 +84,7 @@ def register(
         with mlflow.start_run(run_id=run.run_id):
             logged = mlflow.pyfunc.log_model(
                 name="model",
-                python_model=RecommenderModel(),
+                python_model=str(Path(served.__file__)),
                 artifacts={
                     "model": str(version), "popularity": str(popularity),
                     "users": str(serving / "users"), "items": str(serving / "items"),
@@ -154,10 +159,24 @@ def _create_model(store: Store) -> None:
     try:
         store.client.get_registered_model(store.model_name)
     except MlflowException:
-        store.client.create_registered_model(store.model_name)
+        try:
+            store.client.create_registered_model(store.model_name)
+        except MlflowException:  # by another job in between, or for a reason that the next line names
+            store.client.get_registered_model(store.model_name)
 
 
 def _registered(version: ModelVersion, tags: dict[str, Any]) -> Registered:
+    """Read a version's tags, which whoever may write to the server has written, and which become names of folders.
+
+    Raises:
+        DataError: they are missing, or no names.
+    """
+    for tag in ("recsys.model", "recsys.version", "recsys.night"):
+        if not _NAME.fullmatch(tags.get(tag, "")):
+            raise DataError(
+                f"{version.name} version {version.version}: its tag {tag} is {tags.get(tag)!r}, which no night has "
+                "written; take its alias away, or delete it"
+            )
     back = tags.get(_ROLLED_BACK) == "true"
     return Registered(
         str(version.version), tags["recsys.model"], tags["recsys.version"], tags["recsys.night"],

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import mlflow
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from recsys_spark.config import Config
@@ -68,14 +69,26 @@ def open_store(config: Config) -> Store:
         _knock(uri)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     try:
-        found = client.get_experiment_by_name(config.name)
-        location = f"{artifacts.rstrip('/')}/{config.name}" if artifacts else None
-        experiment = found.experiment_id if found else client.create_experiment(config.name, location, _KIND)
+        experiment = _experiment(client, config.name, f"{artifacts.rstrip('/')}/{config.name}" if artifacts else None)
     except Exception as error:
         raise RunError(
             f"{uri}: the MLflow store cannot be used: {str(error).splitlines()[0]}; check tracking.uri"
         ) from error
     return Store(uri, experiment, f"recsys-{config.name}")
+
+
+def _experiment(client: MlflowClient, name: str, location: str | None) -> str:
+    """Return the id of an experiment, which another job may be about to create as well."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    try:
+        return str(client.create_experiment(name, location, _KIND))
+    except MlflowException:
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return str(found.experiment_id)
 
 
 def _knock(uri: str) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from recsys_spark.errors import DataError
+
 MANIFEST = "_manifest.json"
 CONTENTS, SCHEMAS = "contents", "schemas"
 ANNOUNCED = ".becomes-"
@@ -77,6 +79,21 @@ def faults(version: Path, contents: dict[str, Any], *, checksums: bool = True) -
     with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(lambda path: _fault(version / path, contents[path], checksums), both)
     return lines + [f"{path}: {fault}" for path, fault in zip(both, found, strict=True) if fault]
+
+
+def require_intact(version: Path, remedy: str) -> None:
+    """Hold every file of a folder against the manifest in it, if it has one that lists files.
+
+    Raises:
+        DataError: one is not as it was written; `remedy` ends the line.
+    """
+    try:
+        contents = json.loads((version / MANIFEST).read_text(encoding="utf-8")).get(CONTENTS)
+    except FileNotFoundError:
+        return
+    found = faults(version, contents) if contents is not None else []
+    if found:
+        raise DataError(f"{version}/{found[0]}; {remedy}")
 
 
 def _fault(path: Path, entry: dict[str, Any], checksums: bool) -> str | None:

@@ -73,7 +73,9 @@ class Slot:
         return version
 
     def version(self, name: str) -> Version | None:
-        """Return a finished version by name, or None; half a manifest is none."""
+        """Return a finished version by name, or None; half a manifest is none, and so is a path to elsewhere."""
+        if name in ("", ".", "..") or Path(name).name != name or "\0" in name:
+            return None
         try:
             return Version(self.path / name, json.loads((self.path / name / MANIFEST).read_text(encoding="utf-8")))
         except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
