@@ -71,9 +71,11 @@ check() {
 prepare() {
     environment
     (
-        airflow db migrate
+        airflow db migrate &&
         python -c 'import recsys_tasks as t; print("\n".join(f"{n} {s}" for n, s in t.POOLS.items()))' |
-            while read -r name slots; do airflow pools set "$name" "$slots" "made by scripts/airflow.sh"; done
+            while read -r name slots; do
+                airflow pools set "$name" "$slots" "made by scripts/airflow.sh" || exit 1
+            done
     ) >"$AIRFLOW_HOME/prepare.log" 2>&1 ||
         { tail -n 20 "$AIRFLOW_HOME/prepare.log" >&2; fail "its database cannot be used; see $AIRFLOW_HOME/prepare.log"; }
 }
