@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -40,6 +41,21 @@ class Airflow:
             [ROOT / "scripts/airflow.sh", "start"],
             env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
+        with contextlib.ExitStack() as failed:
+            failed.callback(self.stop)
+            self.client = self._log_in()
+            failed.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End all of it."""
+        self.process.send_signal(signal.SIGTERM)
+        self.process.communicate(timeout=60)
+
+    def _log_in(self) -> httpx.Client:
         assert self.process.stdout
         said = ""
         for line in self.process.stdout:  # it says where it is, and the login, when it is up
@@ -52,14 +68,8 @@ class Airflow:
         url, user, password = found.groups()
         answer = httpx.post(f"{url}/auth/token", json={"username": user, "password": password}, timeout=60)
         answer.raise_for_status()
-        self.client = httpx.Client(
-            base_url=f"{url}/api/v2", timeout=60, headers={"Authorization": f"Bearer {answer.json()['access_token']}"}
-        )
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        self.process.communicate(timeout=60)
+        token = answer.json()["access_token"]
+        return httpx.Client(base_url=f"{url}/api/v2", timeout=60, headers={"Authorization": f"Bearer {token}"})
 
     def call(self, method: str, path: str, **body: Any) -> dict[str, Any]:
         """Call the API; returns its answer."""

@@ -5,6 +5,7 @@ Takes minutes: every task of every night starts a Spark application of its own. 
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import signal
@@ -119,7 +120,7 @@ def test_each_of_three_nights_publishes_its_day(nights):
     # as the schedule would run them: at 03:00 of the day after
     for day in DAYS:
         nights.runs[day] = airflow.trigger(NIGHTLY, f"{day[:-1]}{int(day[-1]) + 1}T03:00:00Z")
-    ended = ""
+    ended = dt.datetime.min.replace(tzinfo=dt.UTC)
     for day, run in nights.runs.items():
         if day == DAYS[1]:
             killed_in(nights, run, "build_dataset")
@@ -129,11 +130,11 @@ def test_each_of_three_nights_publishes_its_day(nights):
         assert lists.startswith(day) and exported.startswith(day)
         assert {str(row[-1]) for row in rows} == {day}
         # one night at a time, and one job at a time, in their order
-        assert ended <= over["start_date"]
+        assert ended <= dt.datetime.fromisoformat(over["start_date"])
         tasks = airflow.tasks(NIGHTLY, run)
         for name in TASKS:
-            assert ended <= tasks[name]["start_date"], (day, name)
-            ended = tasks[name]["end_date"]
+            assert ended <= dt.datetime.fromisoformat(tasks[name]["start_date"]), (day, name)
+            ended = dt.datetime.fromisoformat(tasks[name]["end_date"])
             tries = 2 if (day, name) == (DAYS[1], "build_dataset") else 1
             assert tasks[name]["state"] == "success" and tasks[name]["try_number"] == tries, (day, name)
     found = versions(nights.root)
