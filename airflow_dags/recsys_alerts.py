@@ -45,7 +45,8 @@ async def late(context: Any = None, **_: Any) -> None:
     """Say in one line which night is late."""
     run = (context or {}).get("dag_run") or {}
     found = run if isinstance(run, dict) else vars(run)
-    line = f"{found.get('dag_id', 'recsys')} {found.get('run_id', '')}: is late, and not over yet"
+    name = found.get("dag_run_id") or found.get("run_id", "")  # the API's name of it, and that of a task's context
+    line = f"{found.get('dag_id', 'recsys')} {name}: is late, and not over yet"
     await asyncio.to_thread(tell, line)
 
 

@@ -175,5 +175,5 @@ def test_whom_it_concerns_hears_one_line(tmp_path, monkeypatch):
     ran = type("Ran", (), {"dag_id": "recsys_nightly", "task_id": "ingest"})()
     alerts.failed({"task_instance": ran, "run_id": "r1", "exception": AirflowException("no day 2031-01-01\nmore")})
     assert (tmp_path / "heard").read_text() == "recsys_nightly r1: ingest failed: no day 2031-01-01\n"
-    asyncio.run(alerts.late({"dag_run": {"dag_id": "recsys_nightly", "run_id": "r2"}}))
+    asyncio.run(alerts.late({"dag_run": {"dag_id": "recsys_nightly", "dag_run_id": "r2"}}))
     assert (tmp_path / "heard").read_text() == "recsys_nightly r2: is late, and not over yet\n"

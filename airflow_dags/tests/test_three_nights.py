@@ -71,6 +71,8 @@ def nights(tmp_path_factory):
     text = config.read_text().replace("generate: {users: 120, items: 60, days: 5, events: 8000}", GENERATED)
     assert GENERATED in text
     text = text.replace("epochs: 2", "epochs: 1") + f"export: {{jsonl: {root}/export}}\n"
+    # a rank of its own process for each needs more of the machine than it is worth here; tests/test_two_ranks.py has it
+    text = text.replace("spark: {", "train: {ranks: 1}\nspark: {conf: {spark.sql.codegen.wholeStage: 'false'}, ")
     text += "tune: {trials: 1, space: {rank: [4]}}\nexpiry: {versions: 1, days: 1}\n"
     config.write_text(text)
     command = ["scripts/submit.sh", "generate_log", "--config", str(config)]
@@ -79,6 +81,9 @@ def nights(tmp_path_factory):
         "RECSYS_CONFIG": str(config), "RECSYS_DRIVER_MEMORY": "1g", "RECSYS_RETRY_MINUTES": "0.02",
         "RECSYS_ALERT_COMMAND": f"tee -a {root}/heard", "RECSYS_DEADLINE_HOURS": "0.01",
         "RECSYS_STATUS_DIR": str(root / "status"), "MASTER": "local[2]",
+        # forty short lives of a JVM: compiling well takes longer than running; and the DAGs' files stay as they are
+        "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
     }  # fmt: skip
     settings["AIRFLOW_CONN_SPARK_DEFAULT"] = json.dumps({"conn_type": "spark", "host": "local[2]"})
     with Airflow(root / "airflow", **settings) as airflow:
