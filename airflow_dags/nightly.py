@@ -4,7 +4,8 @@ Run it for another day with the parameter `run_date`. What stands is not made tw
 """
 
 from airflow.sdk import DAG, Param, chain
-from recsys_tasks import START, deadline, defaults, job
+from recsys_alerts import deadline
+from recsys_tasks import START, defaults, job
 
 JOBS = (
     "ingest", "check_log", "build_dataset", "train_baseline", "train_deep", "evaluate", "promote", "recommend",

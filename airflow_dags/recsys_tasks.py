@@ -1,4 +1,4 @@
-"""What the DAGs beside this file are made of: jobs as tasks, assets, pools, and who hears of a failure.
+"""What the DAGs beside this file are made of: jobs as tasks, assets and pools.
 
 Set in the environment of the scheduler and the workers:
 
@@ -11,21 +11,17 @@ Set in the environment of the scheduler and the workers:
                             no such connection, Airflow assumes YARN; default: spark_default
     RECSYS_DRIVER_MEMORY    heap of the driver; default: 4g
     RECSYS_MLFLOW_URL       where people look at the runs; default: http://127.0.0.1:5000
-    RECSYS_ALERT_COMMAND    gets a line on its standard input when a task has failed for good or a night is late;
-                            default: none, the line is logged
-    RECSYS_DEADLINE_HOURS   hours after which a night that is not over is late; default: 6. 0 = nobody hears of it:
-                            `airflow dags test` of Airflow 3.3 fails at the end of a DAG that has such an alert.
+    RECSYS_RETRY_MINUTES    pause before a task is tried again, growing from try to try; default: 5
     RECSYS_STATUS_DIR       where jobs leave how they ended; default: recsys-status in the folder for temporary files
+
+The variables of those who hear of a failure are in `recsys_alerts.py`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
 import os
 import shlex
-import subprocess
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -34,8 +30,9 @@ from typing import Any
 
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.providers.standard.operators.bash import BashOperator
-from airflow.sdk import Asset, AsyncCallback, BaseOperatorLink, DeadlineAlert, DeadlineReference
+from airflow.sdk import Asset, BaseOperatorLink
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from recsys_alerts import failed
 
 HOME = Path(os.environ.get("RECSYS_HOME", Path(__file__).resolve().parents[1]))
 CONFIG = HOME / os.environ.get("RECSYS_CONFIG", "conf/embedded.yaml")
@@ -59,6 +56,9 @@ _BIN = HOME / ".venv/bin"
 _STATUS = Path(os.environ.get("RECSYS_STATUS_DIR", Path(tempfile.gettempdir()) / "recsys-status"))
 _ENVIRONMENT = {
     "PATH": f"{_BIN}:{os.environ['PATH']}",
+    # what scripts/with_env.sh has: a Spark that the worker has elsewhere would win, and nothing leaves it unasked
+    "SPARK_HOME": f"{HOME}/.venv/lib/python3.11/site-packages/pyspark",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
     "PYTHONPATH": str(HOME),  # the checkout's code, whatever Airflow itself was started with
     "PYSPARK_PYTHON": f"{_BIN}/python",
     "PYSPARK_DRIVER_PYTHON": f"{_BIN}/python",
@@ -67,7 +67,6 @@ _ENVIRONMENT = {
 }
 _OF_NO_USE_AGAIN = (2, 3)  # exit codes of bad configuration and bad data: the same command ends the same way
 _WAIT_SECONDS = 7_200
-_LOG = logging.getLogger(__name__)
 
 
 def asset(table: str) -> Asset:
@@ -156,8 +155,11 @@ def job(name: str, *arguments: str, date: str | None = YESTERDAY, waits: bool = 
         "doc_md": _docs(name),
     }
     if os.environ.get("RECSYS_OPERATOR", "spark") == "bash":
-        command = " ".join([f"{HOME}/scripts/submit.sh", name, *map(_quoted, given)])
-        return BashJob(bash_command=command, env=_ENVIRONMENT, append_env=True, cwd=str(HOME), **common)
+        # The shell sees the names of variables alone: what a template is filled with may hold quotes and semicolons.
+        variables = {f"ARG_{number}": argument for number, argument in enumerate(given)}
+        words = [shlex.quote(f"{HOME}/scripts/submit.sh"), name, *(f'"${variable}"' for variable in variables)]
+        environment = {**_ENVIRONMENT, **variables}
+        return BashJob(bash_command=" ".join(words), env=environment, append_env=True, cwd=str(HOME), **common)
     return SparkJob(
         name=f"recsys {name}",
         application=f"{HOME}/jobs/{name}.py",
@@ -183,51 +185,12 @@ def defaults(hours: float = 3) -> dict[str, Any]:
     }
 
 
-def deadline() -> DeadlineAlert | None:
-    """Return the alert for a night that is not over when people begin to look at it."""
-    hours = float(os.environ.get("RECSYS_DEADLINE_HOURS", "6"))
-    if not hours:
-        return None
-    return DeadlineAlert(
-        reference=DeadlineReference.DAGRUN_QUEUED_AT,
-        interval=timedelta(hours=hours),
-        callback=AsyncCallback("recsys_tasks.late"),
-    )
-
-
-def failed(context: Any) -> None:
-    """Say in one line which task failed, and why."""
-    task = context["task_instance"]
-    cause = str(context.get("exception") or "no cause is known").strip().splitlines()[0]
-    tell(f"{task.dag_id} {context['run_id']}: {task.task_id} failed: {cause}")
-
-
-async def late(context: Any = None, **_: Any) -> None:
-    """Say in one line which night is late."""
-    run = (context or {}).get("dag_run") or {}
-    found = run if isinstance(run, dict) else vars(run)
-    line = f"{found.get('dag_id', 'recsys')} {found.get('run_id', '')}: is late, and not over yet"
-    await asyncio.to_thread(tell, line)
-
-
-def tell(line: str) -> None:
-    """Log a line, and hand it to whom the people on call have named."""
-    _LOG.error(line)
-    command = os.environ.get("RECSYS_ALERT_COMMAND")
-    if command:
-        subprocess.run(shlex.split(command), input=line + "\n", text=True, timeout=60, check=False)
-
-
 def _ended(path: Path) -> dict[str, Any] | None:
     try:
         ended: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return ended
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-
-
-def _quoted(argument: str) -> str:
-    return f"'{argument}'"  # a template is filled in after this, so shlex cannot look at it
 
 
 def _docs(name: str) -> str:

@@ -50,6 +50,8 @@ environment() {
     export AIRFLOW__API__HOST=127.0.0.1 AIRFLOW__API__PORT="$port"
     export AIRFLOW__API__BASE_URL="http://127.0.0.1:$port"
     export AIRFLOW__CORE__EXECUTION_API_SERVER_URL="http://127.0.0.1:$port/execution/"
+    # Its default is 32 processes; the pools let one job run and one training.
+    export AIRFLOW__CORE__PARALLELISM="${AIRFLOW__CORE__PARALLELISM:-4}"
     # Nothing of a run leaves the machine unasked.
     export AIRFLOW__USAGE_DATA_COLLECTION__ENABLED=False
     # The driver's JVM starts before the job can say so.
@@ -71,9 +73,11 @@ check() {
 prepare() {
     environment
     (
-        airflow db migrate
+        airflow db migrate &&
         python -c 'import recsys_tasks as t; print("\n".join(f"{n} {s}" for n, s in t.POOLS.items()))' |
-            while read -r name slots; do airflow pools set "$name" "$slots" "made by scripts/airflow.sh"; done
+            while read -r name slots; do
+                airflow pools set "$name" "$slots" "made by scripts/airflow.sh" || exit 1
+            done
     ) >"$AIRFLOW_HOME/prepare.log" 2>&1 ||
         { tail -n 20 "$AIRFLOW_HOME/prepare.log" >&2; fail "its database cannot be used; see $AIRFLOW_HOME/prepare.log"; }
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -11,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import recsys_alerts as alerts
 import recsys_tasks as tasks
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
@@ -54,7 +56,7 @@ def test_every_task_is_a_job_with_tries_a_pool_and_docs(dags):
             assert task.retries == 3 and task.retry_exponential_backoff and task.execution_timeout >= timedelta(hours=1)
             assert task.pool in tasks.POOLS and task.on_failure_callback
             assert "MLflow run" in task.doc_md and "runbook" in task.doc_md
-            assert task.deploy_mode if hasattr(task, "deploy_mode") else True
+            assert task._deploy_mode == "client", "Airflow waits for the job, and ends it when it is to end"
 
 
 def test_the_date_is_said_and_a_try_waits_for_the_one_before_it(dags):
@@ -78,20 +80,35 @@ def test_no_personal_id_goes_through_airflow(dags):
     assert list(dags["recsys_erase_user"].params) == ["users_file"]
 
 
-def test_one_variable_makes_them_bash(tmp_path):
-    code = """
+def test_one_variable_makes_them_bash_and_no_parameter_is_code(tmp_path):
+    """Runs the command as Airflow fills it in, with a scripts/submit.sh that only repeats its arguments."""
+    (tmp_path / "scripts").mkdir()
+    submit = tmp_path / "scripts/submit.sh"
+    submit.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    submit.chmod(0o755)
+    (tmp_path / "jobs").symlink_to(ROOT / "jobs")
+    environment = {**os.environ, "RECSYS_OPERATOR": "bash", "RECSYS_HOME": str(tmp_path)}
+    evil = "x'; touch pwned; '$(touch pwned)`touch pwned`\" {{ dag }}\n-e"
+    command = [sys.executable, "-c", FILLED_IN, str(ROOT / "airflow_dags"), evil]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    said = json.loads(done.stdout.strip().splitlines()[-1])
+    config = str(tmp_path / "conf/embedded.yaml")
+    arguments = ["erase_user", "--config", config, "--users-file", evil, "--wait", "7200"]
+    assert said == ["BashJob", "\n".join(arguments) + "\n"]
+    assert not (tmp_path / "pwned").exists()
+
+
+FILLED_IN = """
+import json, subprocess, sys
 from airflow.dag_processing.dagbag import DagBag
-import sys
 bag = DagBag(dag_folder=sys.argv[1])
 assert not bag.import_errors, bag.import_errors
-task = bag.dags["recsys_nightly"].get_task("recommend")
-print(type(task).__name__, task.bash_command)
+task = bag.dags["recsys_erase_user"].get_task("erase_user")
+task.env = {name: value for name, value in task.env.items() if name.startswith("ARG_")}
+task.render_template_fields({"params": {"users_file": sys.argv[2]}, "dag": "a template within"})
+done = subprocess.run(["bash", "-c", task.bash_command], env=task.env, cwd=task.cwd, capture_output=True, text=True)
+print(json.dumps([type(task).__name__, done.stdout]))
 """
-    environment = {**os.environ, "RECSYS_OPERATOR": "bash"}
-    command = [sys.executable, "-c", code, str(ROOT / "airflow_dags")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    line = done.stdout.strip().splitlines()[-1]
-    assert line.startswith(f"BashJob {tasks.HOME}/scripts/submit.sh recommend '--config' ") and "'--date'" in line
 
 
 def test_a_port_that_is_taken_and_an_unknown_command_are_one_line():
@@ -156,9 +173,7 @@ def test_a_job_that_went_well_gives_its_line_its_run_and_its_assets(tmp_path):
 def test_whom_it_concerns_hears_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("RECSYS_ALERT_COMMAND", f"tee {tmp_path}/heard")
     ran = type("Ran", (), {"dag_id": "recsys_nightly", "task_id": "ingest"})()
-    tasks.failed({"task_instance": ran, "run_id": "r1", "exception": AirflowException("no day 2031-01-01\nmore")})
+    alerts.failed({"task_instance": ran, "run_id": "r1", "exception": AirflowException("no day 2031-01-01\nmore")})
     assert (tmp_path / "heard").read_text() == "recsys_nightly r1: ingest failed: no day 2031-01-01\n"
-    import asyncio
-
-    asyncio.run(tasks.late({"dag_run": {"dag_id": "recsys_nightly", "run_id": "r2"}}))
+    asyncio.run(alerts.late({"dag_run": {"dag_id": "recsys_nightly", "dag_run_id": "r2"}}))
     assert (tmp_path / "heard").read_text() == "recsys_nightly r2: is late, and not over yet\n"

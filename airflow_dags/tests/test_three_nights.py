@@ -1,91 +1,242 @@
-"""The whole nightly DAG, run by Airflow against spark-submit: three days in a row, and the middle one once more.
+"""The DAGs run by a real scheduler and real spark-submit: three nights in a row, the middle one again, and the rest.
 
-Takes some minutes: every task of every night starts a Spark application of its own.
+Takes minutes: every task of every night starts a Spark application of its own. The tests build on one another.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
+import signal
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+from standalone import ROOT, Airflow
 
-ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from night import published, write_config  # noqa: E402
+from night import published, write_config
 
+NIGHTLY = "recsys_nightly"
 DAYS = ("2026-01-05", "2026-01-06", "2026-01-07")
-NEXT = {"2026-01-05": "2026-01-06", "2026-01-06": "2026-01-07", "2026-01-07": "2026-01-08"}
+TASKS = (
+    "ingest", "check_log", "build_dataset", "train_baseline", "train_deep", "evaluate", "promote", "recommend",
+    "export",
+)  # fmt: skip
 # 2026-01-05 is a Monday, and so small a log that it looks like a loss of events after a weekend
 GENERATED = "generate: {users: 120, items: 60, days: 7, events: 9000}\n  gates: {volume_drop: {warn: null, stop: null}}"
+NIGHT_SECONDS = 900
 
 
-def run(config: Path, *command: str) -> str:
-    """Run a command with the DAGs on a configuration; returns what it said."""
-    environment = {
-        **os.environ, "RECSYS_CONFIG": str(config), "RECSYS_DRIVER_MEMORY": "1g", "RECSYS_RETRY_MINUTES": "0.05",
-        "RECSYS_DEADLINE_HOURS": "0",  # see recsys_tasks.py
-        "DRIVER_MEMORY": "1g",
-    }  # fmt: skip
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=3_000)
-    assert done.returncode == 0, done.stdout[-6_000:] + done.stderr[-3_000:]
-    return done.stdout + done.stderr
+@dataclass
+class Nights:
+    """What the nights left: the folder, and by day its run and what was published after it."""
 
+    root: Path
+    airflow: Airflow
+    runs: dict[str, str] = field(default_factory=dict)
+    after: dict[str, tuple[Any, str]] = field(default_factory=dict)
 
-def night(config: Path, day: str) -> str:
-    """Run the DAG as its schedule would: at 03:00 of the day after."""
-    said = run(config, "airflow", "dags", "test", "recsys_nightly", f"{NEXT[day]}T03:00:00+00:00")
-    assert "state=success" in said or "success" in said
-    return said
+    def live(self) -> tuple[str, str, Any]:
+        """Return what is live: the version of the lists, the exported one, and the lists."""
+        lists = (self.root / "warehouse/tiny/recommendations/_current").read_text().strip()
+        return lists, (self.root / "export/_current").read_text().strip(), published(self.root)
+
+    def heard(self) -> list[str]:
+        """Return the lines that the people on call have got."""
+        path = self.root / "heard"
+        return path.read_text().splitlines() if path.exists() else []
 
 
 def versions(root: Path) -> dict[str, dict[str, str]]:
-    """Every version of every table with the checksums of its files."""
+    """Return every version of every table with the checksums of its files."""
     found = {}
     for path in (root / "warehouse/tiny").glob("**/_manifest.json"):
         contents = json.loads(path.read_text()).get("contents", {})
-        name = str(path.parent.relative_to(root))
-        found[name] = {file: entry["sha256"] for file, entry in contents.items()}
+        found[str(path.parent.relative_to(root))] = {file: entry["sha256"] for file, entry in contents.items()}
     return found
 
 
 @pytest.fixture(scope="module")
 def nights(tmp_path_factory):
-    """Three nights in a row; the folder, and what was published after each."""
+    """Airflow at work on a small log, with nothing run yet."""
     root = tmp_path_factory.mktemp("nights")
     config = write_config(root)
-    text = config.read_text()
-    text = text.replace("generate: {users: 120, items: 60, days: 5, events: 8000}", GENERATED)
-    config.write_text(text.replace("epochs: 2", "epochs: 1") + f"export: {{jsonl: {root}/export}}\n")
-    assert GENERATED in config.read_text()
-    run(config, "scripts/submit.sh", "generate_log", "--config", str(config))
-    after = {}
+    text = config.read_text().replace("generate: {users: 120, items: 60, days: 5, events: 8000}", GENERATED)
+    assert GENERATED in text
+    text = text.replace("epochs: 2", "epochs: 1") + f"export: {{jsonl: {root}/export}}\n"
+    # a rank of its own process for each needs more of the machine than it is worth here; tests/test_two_ranks.py has it
+    text = text.replace("spark: {", "train: {ranks: 1}\nspark: {conf: {spark.sql.codegen.wholeStage: 'false'}, ")
+    text += "tune: {trials: 1, space: {rank: [4]}}\nexpiry: {versions: 1, days: 1}\n"
+    config.write_text(text)
+    command = ["scripts/submit.sh", "generate_log", "--config", str(config)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    settings = {
+        "RECSYS_CONFIG": str(config), "RECSYS_DRIVER_MEMORY": "1g", "RECSYS_RETRY_MINUTES": "0.02",
+        "RECSYS_ALERT_COMMAND": f"tee -a {root}/heard", "RECSYS_DEADLINE_HOURS": "0.01",
+        "RECSYS_STATUS_DIR": str(root / "status"), "MASTER": "local[2]",
+        # forty short lives of a JVM: compiling well takes longer than running; and the DAGs' files stay as they are
+        "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
+    }  # fmt: skip
+    settings["AIRFLOW_CONN_SPARK_DEFAULT"] = json.dumps({"conn_type": "spark", "host": "local[2]"})
+    with Airflow(root / "airflow", **settings) as airflow:
+        airflow.until("the DAGs", 120, lambda: airflow.call("GET", "dags")["total_entries"] == 5)
+        yield Nights(root, airflow)
+
+
+def test_a_night_without_a_log_fails_in_one_line_and_is_not_tried_again(nights):
+    """Switched on, it runs for yesterday, of which this log knows nothing; and not for all days since its start."""
+    nights.airflow.call("PATCH", f"dags/{NIGHTLY}", is_paused=False)
+    look = lambda: nights.airflow.call("GET", f"dags/{NIGHTLY}/dagRuns")["dag_runs"]  # noqa: E731
+    (run,) = nights.airflow.until("the run of the schedule", 60, look)
+    assert run["run_type"] == "scheduled"
+    assert nights.airflow.ended(NIGHTLY, run["dag_run_id"], 120)["state"] == "failed"
+    tasks = nights.airflow.tasks(NIGHTLY, run["dag_run_id"])
+    assert tasks["ingest"]["state"] == "failed" and tasks["ingest"]["try_number"] == 1
+    assert {tasks[name]["state"] for name in TASKS[1:]} == {"upstream_failed"}
+    said = [line for line in nights.heard() if "failed" in line]
+    assert len(said) == 1 and said[0].startswith(f"{NIGHTLY} {run['dag_run_id']}: ingest failed: "), said
+
+
+def killed_in(nights: Nights, run: str, task: str) -> None:
+    """Kill a task's job with signal 9 while it is at work."""
+    running = lambda: nights.airflow.tasks(NIGHTLY, run)[task]["state"] == "running"  # noqa: E731
+    nights.airflow.until(f"{task} of {run}", NIGHT_SECONDS, running)
+
+    def holder() -> int | None:
+        for lease in (nights.root / "warehouse/tiny/.leases").glob(f"{task}-{DAYS[1]}-*"):
+            said = lease.read_text()
+            return int(json.loads(said)["pid"]) if said else None
+        return None
+
+    os.kill(nights.airflow.until(f"the lease of {task}", 60, holder), signal.SIGKILL)
+
+
+@pytest.mark.timeout(3_600)
+def test_each_of_three_nights_publishes_its_day(nights):
+    airflow = nights.airflow
+    # as the schedule would run them: at 03:00 of the day after
     for day in DAYS:
-        night(config, day)
-        after[day] = (published(root), (root / "export/_current").read_text().strip())
-    return root, config, after
+        nights.runs[day] = airflow.trigger(NIGHTLY, f"{day[:-1]}{int(day[-1]) + 1}T03:00:00Z")
+    ended = dt.datetime.min.replace(tzinfo=dt.UTC)
+    for day, run in nights.runs.items():
+        if day == DAYS[1]:
+            killed_in(nights, run, "build_dataset")
+        over = airflow.succeeded(NIGHTLY, run, NIGHT_SECONDS)
+        lists, exported, rows = nights.live()
+        nights.after[day] = (lists, exported, rows)
+        assert lists.startswith(day) and exported.startswith(day)
+        assert {str(row[-1]) for row in rows} == {day}
+        # one night at a time, and one job at a time, in their order
+        assert ended <= dt.datetime.fromisoformat(over["start_date"])
+        tasks = airflow.tasks(NIGHTLY, run)
+        for name in TASKS:
+            assert ended <= dt.datetime.fromisoformat(tasks[name]["start_date"]), (day, name)
+            ended = dt.datetime.fromisoformat(tasks[name]["end_date"])
+            tries = 2 if (day, name) == (DAYS[1], "build_dataset") else 1
+            assert tasks[name]["state"] == "success" and tasks[name]["try_number"] == tries, (day, name)
+    found = versions(nights.root)
+    assert sum(name.startswith("warehouse/tiny/recommendations/") for name in found) == len(DAYS)
+    assert set(os.listdir(nights.root / "export")) >= {nights.after[day][1] for day in DAYS[1:]}
 
 
-@pytest.mark.timeout(6_000)
-def test_each_night_publishes_its_day_and_the_middle_one_again_changes_nothing(nights):
-    root, config, after = nights
-    recommendations = root / "warehouse/tiny/recommendations"
-    for day in DAYS:
-        rows, exported = after[day]
-        assert {str(row[-1]) for row in rows} == {day} and exported.startswith(day)
-    live = (recommendations / "_current").read_text()
-    assert live.startswith(DAYS[-1])
-    before = versions(root)
-    assert sum(name.startswith("warehouse/tiny/recommendations/") for name in before) == len(DAYS)
+def test_what_people_and_other_dags_see_of_a_night(nights):
+    airflow = nights.airflow
+    events = airflow.call("GET", "assets/events?limit=100")["asset_events"]
+    lists = [e for e in events if e["uri"] == "x-recsys://warehouse/recommendations"]
+    extras = {e["extra"]["run_date"]: e["extra"]["outputs"] for e in lists}
+    assert {day: extras[day]["version"] for day in extras} == {day: nights.after[day][0] for day in DAYS}
+    assert all(outputs["live"] for outputs in extras.values())
+    path = f"dags/{NIGHTLY}/dagRuns/{nights.runs[DAYS[0]]}/taskInstances/recommend/links"
+    assert "/#/experiments/" in airflow.call("GET", path)["extra_links"]["MLflow run"]
+    line = f"{NIGHTLY} {nights.runs[DAYS[0]]}: is late, and not over yet"
+    airflow.until("the word that a night was late", 60, lambda: line in nights.heard())
 
-    night(config, DAYS[1])
+
+@pytest.mark.timeout(1_200)
+def test_the_middle_night_again_changes_nothing(nights):
+    airflow, before, live = nights.airflow, versions(nights.root), nights.live()
+    rows = {table: ids(nights.root, table) for table in ("user_ids", "item_ids")}
+    run = nights.runs[DAYS[1]]
+    airflow.call("POST", f"dags/{NIGHTLY}/dagRuns/{run}/clear", dry_run=False, only_failed=False)
+    airflow.succeeded(NIGHTLY, run, NIGHT_SECONDS)
+    assert {task["try_number"] for task in airflow.tasks(NIGHTLY, run).values()} == {2, 3}, "all ran once more"
     # evaluate measures the champion of now as well, so that it may have a version more; nothing else is made
-    made = {name for name in versions(root) if name not in before}
-    assert all("/user_metrics/" in name or "/recommendations/2026-01-06" in name for name in made), made
-    assert {name: found for name, found in versions(root).items() if name in before} == before
-    assert (recommendations / "_current").read_text() == live and published(root) == after[DAYS[-1]][0]
-    assert (root / "export/_current").read_text().strip() == after[DAYS[-1]][1]
+    made = {name for name in versions(nights.root) if name not in before}
+    assert all("/user_metrics/" in name or f"/recommendations/{DAYS[1]}" in name for name in made), made
+    assert {name: found for name, found in versions(nights.root).items() if name in before} == before
+    assert nights.live() == live == nights.after[DAYS[2]], "the day after stays live"
+    assert {table: ids(nights.root, table) for table in rows} == rows
+
+
+def ids(root: Path, table: str) -> list[tuple[Any, ...]]:
+    """Return the rows of a live dictionary, sorted."""
+    folder = root / "warehouse/tiny" / table
+    rows = pq.read_table(folder / (folder / "_current").read_text().strip() / "data").to_pylist()
+    return sorted(tuple(row.values()) for row in rows)
+
+
+def last_line(nights: Nights, dag: str, run: str) -> dict[str, Any]:
+    """Return the last line of the one job of a run, after it has gone well."""
+    nights.airflow.succeeded(dag, run, 300)
+    (task,) = nights.airflow.tasks(dag, run).values()
+    path = f"dags/{dag}/dagRuns/{run}/taskInstances/{task['task_id']}/xcomEntries/return_value?stringify=false"
+    found = nights.airflow.call("GET", path)["value"]
+    line: dict[str, Any] = json.loads(found) if isinstance(found, str) else found
+    return line
+
+
+@pytest.mark.timeout(600)
+def test_the_weekly_tuning_writes_what_it_has_found(nights):
+    nights.airflow.call("PATCH", "dags/recsys_weekly_tuning", is_paused=False)
+    run = nights.airflow.trigger("recsys_weekly_tuning", run_date=DAYS[2], model="als")
+    line = last_line(nights, "recsys_weekly_tuning", run)
+    assert line["counts"]["finished"] == 1
+    assert (nights.root / "warehouse/tiny/tuned/als.yaml").exists()
+
+
+@pytest.mark.timeout(600)
+def test_a_backfill_makes_up_for_days_and_leaves_what_is_live(nights):
+    live = nights.live()
+    nights.airflow.call("PATCH", "dags/recsys_backfill", is_paused=False)
+    run = nights.airflow.trigger("recsys_backfill", first="2026-01-03", last="2026-01-04")
+    line = last_line(nights, "recsys_backfill", run)
+    assert line["counts"] == {"nights": 2} and list(line["outputs"]) == ["2026-01-03", "2026-01-04"]
+    made = [path.name for path in (nights.root / "warehouse/tiny/recommendations").iterdir()]
+    assert {name[:10] for name in made if name.startswith("2026")} == {"2026-01-03", "2026-01-04", *DAYS}
+    assert nights.live() == live
+
+
+@pytest.mark.timeout(600)
+def test_somebody_is_erased_by_bash_whatever_the_file_is_called(nights, tmp_path):
+    person = nights.live()[2][0][0]
+    people = tmp_path / "x'; touch pwned; '\".txt"
+    people.write_text(person + "\n")
+    environment = {**nights.airflow.environment, "RECSYS_OPERATOR": "bash", "AIRFLOW_HOME": os.environ["AIRFLOW_HOME"]}
+    command = ["airflow", "dags", "test", "recsys_erase_user", "-c", json.dumps({"users_file": str(people)})]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4_000:] + done.stderr[-2_000:]
+    assert not (ROOT / "pwned").exists()
+    (status,) = (nights.root / "status/recsys_erase_user").glob("*/erase_user-*.json")
+    line = json.loads(status.read_text())["last_line"]
+    assert line["counts"]["people"] == 1 and line["counts"]["left"] == 0 and line["counts"]["rows"] > 0
+    assert person not in {row[0] for row in nights.live()[2]}
+
+
+@pytest.mark.timeout(600)
+def test_old_versions_expire_and_what_is_live_stays(nights):
+    before, live = versions(nights.root), nights.live()
+    nights.airflow.call("PATCH", "dags/recsys_expire", is_paused=False)
+    look = lambda: nights.airflow.call("GET", "dags/recsys_expire/dagRuns")["dag_runs"]  # noqa: E731
+    (run,) = nights.airflow.until("the run of the schedule", 60, look)
+    last_line(nights, "recsys_expire", run["dag_run_id"])
+    left = versions(nights.root)
+    assert set(left) < set(before) and {name: before[name] for name in left} == left
+    assert nights.live() == live
