@@ -7,7 +7,7 @@ RUN := scripts/with_env.sh
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup nightly generate-log test test-all lint format airflow test-airflow ui data cluster cluster-stop bench clean
+.PHONY: help setup nightly generate-log test test-all lint format airflow test-airflow ui data cluster cluster-stop soak bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-zA-Z%-]+:.*## / { sub("%", "NAME", $$1); printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +57,9 @@ cluster: setup  ## a Spark master and two workers on this machine (PORT=7077, WO
 
 cluster-stop:  ## stop them
 	@scripts/cluster.sh stop
+
+soak: setup  ## nights with faults one after the other; tables in build/soak (SEED=1, NIGHTS=14, ARGS="--only NAME --keep")
+	@$(RUN) env PYTHONPATH=tests python -m soak --seed $(or $(SEED),1) --nights $(or $(NIGHTS),14) $(ARGS)
 
 bench: $(BENCHMARKS)  ## every benchmark; results in build/bench
 

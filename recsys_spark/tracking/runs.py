@@ -99,11 +99,12 @@ def own_run(store: Store, name: str, kind: str, night: dt.date) -> Iterator[Trac
 
 @contextlib.contextmanager
 def closing(run: TrackedRun) -> Iterator[TrackedRun]:
-    """Close a run at the end: finished, or failed if an exception passes."""
+    """Close a run at the end: finished, or failed if an exception passes, which a store that is gone does not hide."""
     try:
         yield run
     except BaseException:
-        run.store.client.set_terminated(run.run_id, "FAILED")
+        with contextlib.suppress(Exception):  # the next run of the night closes it, see `start_night`
+            run.store.client.set_terminated(run.run_id, "FAILED")
         raise
     run.store.client.set_terminated(run.run_id, "FINISHED")
 

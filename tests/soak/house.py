@@ -54,7 +54,7 @@ class House:
         if done.returncode:
             raise Broken(
                 f"cannot mount a disk of {_DISK_MB} MB at {self.disk} ({done.stderr.strip()}); "
-                "run it as root, or as `unshare --map-root-user --mount make soak`"
+                "run it as root, in a container for example"
             )
 
     def _write_config(self) -> None:
