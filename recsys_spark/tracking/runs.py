@@ -16,7 +16,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from recsys_spark import __version__
-from recsys_spark.tracking.store import Store
+from recsys_spark.tracking.store import Store, has_gone
 
 _NIGHT, _KIND = "recsys.night", "recsys.kind"
 _LONGEST = 500  # characters of a parameter; MLflow's own limits differ by store
@@ -102,9 +102,10 @@ def closing(run: TrackedRun) -> Iterator[TrackedRun]:
     """Close a run at the end: finished, or failed if an exception passes, which a store that is gone does not hide."""
     try:
         yield run
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(Exception):  # the next run of the night closes it, see `start_night`
-            run.store.client.set_terminated(run.run_id, "FAILED")
+            if not has_gone(error):
+                run.store.client.set_terminated(run.run_id, "FAILED")
         raise
     run.store.client.set_terminated(run.run_id, "FINISHED")
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,10 +35,11 @@ class House:
         (folder / "said").mkdir(parents=True)
         self._mount()
         self.root, self.log, self.source = self.disk / "warehouse/soak", self.disk / "log", self.disk / "source"
-        for each in ("log/events", "mlflow", "postgres", "scratch"):
+        for each in ("log/events", "mlflow", "scratch"):
             (self.disk / each).mkdir(parents=True)
         self.config = self.disk / _CONFIG
-        self.mlflow, self.postgres = servers.Mlflow(self.disk / "mlflow"), servers.Postgres(self.disk / "postgres")
+        self.mlflow = servers.Mlflow(self.disk / "mlflow")
+        self.postgres = servers.Postgres(Path(tempfile.mkdtemp()))  # elsewhere: it is not its disk that gets full
         self.runs = 0
         self._write_config()
         self._generate(nights)
@@ -48,7 +50,7 @@ class House:
         """Mount a small disk: a full one is to be a real one."""
         self.disk.mkdir(parents=True, exist_ok=True)
         if os.path.ismount(self.disk):
-            subprocess.run(["umount", self.disk], check=True)
+            subprocess.run(["umount", "--lazy", self.disk], check=True)
         command = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_MB}m,mode=0755", "tmpfs", str(self.disk)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
@@ -169,6 +171,7 @@ class House:
         """Stop the servers; give the disk back, unless it is to be looked at."""
         self.mlflow.kill()
         self.postgres.stop()
+        shutil.rmtree(self.postgres.folder, ignore_errors=True)
         if not keep:
             for _ in range(50):  # a process that has just ended may still hold a file
                 if not subprocess.run(["umount", self.disk], capture_output=True).returncode:

@@ -59,6 +59,13 @@ def published(root: Path) -> Published:
     return Published(name, str(rows["run_date"][0]), digest[:16])
 
 
+def rows(root: Path) -> list[tuple[str, int, str]]:
+    """Read what is published: user, rank and item, in order."""
+    slot = root / "recommendations"
+    table = read(slot / str(pointer(slot))).to_pydict()
+    return sorted(zip(table["user_id"], table["rank"], table["item_id"], strict=True))
+
+
 def lists(root: Path, day: dt.date) -> str:
     """See that the lists of a day are whole: everybody who ever did something has one, of items that differ."""
     slot = root / "recommendations"
@@ -163,9 +170,15 @@ def complete(root: Path, day: dt.date) -> None:
 def newest_is_live(root: Path) -> None:
     """See that the lists that went live last are the youngest of all by what the manifests say."""
     slot = root / "recommendations"
+    ages = by_age(slot)
+    if ages[-1] != pointer(slot):
+        raise Broken(f"{pointer(slot)} is live, and not the youngest of {', '.join(ages)}")
+
+
+def by_age(slot: Path) -> list[str]:
+    """Return the versions of a table, the oldest first, as their manifests say."""
     made = {p.parent.name: _manifest(p)["created_at"] for p in slot.glob("*/_manifest.json")}
-    if max(made, key=lambda name: made[name]) != pointer(slot):
-        raise Broken(f"{pointer(slot)} is live, and not the youngest: {made}")
+    return sorted(made, key=lambda name: made[name])
 
 
 def bounded(root: Path, versions: int, days: int, today: dt.date) -> tuple[float, float]:

@@ -19,6 +19,10 @@ _LONGEST = 600.0
 _POLL = 0.05  # real processes: there is nothing to wait on
 
 
+FIRST_EPOCH = r"train neumf:[^\n]*\| [1-9]\d*/"
+"""What the progress of a training says when its first epoch is over."""
+
+
 class Broken(AssertionError):
     """Something is not as it should be; says what."""
 
@@ -51,8 +55,8 @@ class Run:
 
     @property
     def trace(self) -> bool:
-        """Whether it showed a stack trace, as for an error without a known cause."""
-        return "Traceback (most recent call last)" in self.text
+        """Whether it showed a stack trace of its own, as for an error without a known cause; Spark logs some, too."""
+        return 'pipeline/job.py", line' in self.text
 
     def wait(self) -> Run:
         """Wait for its end, and for that of everything that it started."""

@@ -13,7 +13,7 @@ def scores_nan(night: Night) -> str:
 
     Remedy: mend its parameters, the same command again.
     """
-    line = night.refused(night.start("models.als.alpha=1e38"), 3, "als", "no number")
+    line = night.refused(night.start("models.als.alpha=1.0e+38"), 3, "als", "no number")
     night.run()
     return line
 
@@ -28,4 +28,5 @@ def one_item_for_all(night: Night) -> str:
     said, champion = run.last_line["metrics"]["why"], run.last_line["outputs"]["champion"]
     if champion is None or ("beats" in said and "held back" not in said):
         raise Broken(f"it was promoted: {said}")
+    night.run()
     return f"{said}; the champion is {champion['model']} {champion['version'][:10]}"

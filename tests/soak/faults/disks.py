@@ -8,7 +8,7 @@ import shutil
 from soak import invariants
 from soak.faults import fault
 from soak.night import Night
-from soak.run import Broken
+from soak.run import FIRST_EPOCH, Broken
 
 
 @fault()
@@ -53,7 +53,7 @@ def checkpoint(night: Night) -> str:
     Remedy: its folder removed, the same command again.
     """
     run = night.start().stage("train_deep")
-    run.reach(r"train neumf: +\d+%\S* +[1-9]\d*/")
+    run.reach(FIRST_EPOCH)
     run.kill()
     night.killed(run)
     (last,) = (night.house.root / "checkpoints/neumf").glob("*/last.pt")

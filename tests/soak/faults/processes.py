@@ -6,7 +6,7 @@ import psutil
 
 from soak.faults import fault
 from soak.night import Night
-from soak.run import Broken, Run
+from soak.run import FIRST_EPOCH, Broken, Run
 
 _STAGES = ("ingest", "build_dataset", "train_baseline", "train_deep", "evaluate", "promote", "recommend")
 
@@ -22,9 +22,9 @@ def driver(night: Night) -> str:
     if which == "JVM and Python process":
         run.kill()
     else:
-        pythons = [p for p in run.family() if p.ppid() == run.process.pid and "python" in p.name()]
-        victim = psutil.Process(run.process.pid) if which == "JVM" else pythons[0]
         family = run.family()
+        python = next(p for p in family[1:] if any(part.endswith("jobs/nightly.py") for part in p.cmdline()))
+        victim = family[0] if which == "JVM" else python
         victim.kill()
         _, alive = psutil.wait_procs(family, 60)  # what is left of it has to find that out by itself
         run.wait()
@@ -73,7 +73,7 @@ def rank(night: Night) -> str:
 
 def _rank_of(run: Run, number: int, night: Night) -> psutil.Process:
     """Wait for a first epoch, and return the process of a rank."""
-    run.reach(r"train neumf: +\d+%\S* +[1-9]\d*/")
+    run.reach(FIRST_EPOCH)
     for process in run.family():
         try:
             mine = process.environ().get("HOROVOD_RANK") == str(number)

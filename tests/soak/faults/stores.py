@@ -7,6 +7,7 @@ import time
 
 import psycopg
 
+from soak import invariants
 from soak.faults import fault
 from soak.night import Night
 from soak.run import Broken
@@ -34,7 +35,9 @@ def postgres(night: Night) -> str:
     Remedy: start it, `export` again.
     """
     house = night.house
-    before = _exported(house.postgres.address)
+    *_, earlier, _ = invariants.by_age(house.root / "recommendations")
+    night.well(house.job("export", "--version", earlier, "export.keep=1"))
+    before = exported(house.postgres.address)
     with psycopg.connect(house.postgres.address) as reading:
         reading.execute("SELECT 1 FROM recommendations LIMIT 1")  # holds the export up, before it switches
         run = house.job("export")
@@ -51,11 +54,15 @@ def postgres(night: Night) -> str:
     if run.process.returncode != 1 or "export.postgres" not in run.error or run.trace:
         raise Broken(f"exit code {run.process.returncode}: {run.error}")
     house.postgres.start()
-    if _exported(house.postgres.address) != before:
+    if exported(house.postgres.address) != before:
         raise Broken("the lists in PostgreSQL are not those of before")
+    night.well(house.job("export"))
+    if exported(house.postgres.address) != invariants.rows(house.root):
+        raise Broken("the lists in PostgreSQL are not those that are published")
     return f"exit 1: {run.error}"
 
 
-def _exported(address: str) -> list[tuple]:
+def exported(address: str) -> list[tuple]:
+    """Read the lists that PostgreSQL has, in order."""
     with psycopg.connect(address) as connection:
-        return connection.execute("SELECT * FROM recommendations ORDER BY user_id, rank").fetchall()
+        return sorted(connection.execute("SELECT user_id, rank, item_id FROM recommendations").fetchall())
