@@ -7,7 +7,7 @@ RUN := scripts/with_env.sh
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup nightly generate-log test test-all lint format airflow test-airflow ui history data cluster cluster-stop audit bench clean
+.PHONY: help setup nightly generate-log test test-all lint format airflow test-airflow ui history data cluster cluster-stop audit soak bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-zA-Z%-]+:.*## / { sub("%", "NAME", $$1); printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -63,6 +63,9 @@ cluster-stop:  ## stop them
 
 audit:  ## hold every pinned package against PyPI's advisories (needs PyPI itself)
 	@scripts/audit.sh $(ARGS)
+
+soak: setup  ## nights with faults one after the other; tables in build/soak (SEED=1, NIGHTS=14, ARGS="--only NAME --keep")
+	@$(RUN) env PYTHONPATH=tests python -m soak --seed $(or $(SEED),1) --nights $(or $(NIGHTS),14) $(ARGS)
 
 bench: $(BENCHMARKS)  ## every benchmark; results in build/bench
 

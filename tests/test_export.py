@@ -208,6 +208,16 @@ def test_redis_switches_in_one_step(house, monkeypatch):
         assert len(erased["deleted"]) == 2 and len(list(client.scan_iter("*"))) == 3_000 + 2
         hand_over(2)
 
+        # a clock that was ahead when the others were handed over
+        ahead = {name: time.time() + 86_400 for name in client.zrange("recommendations:tiny:versions", 0, -1)}
+        client.zadd("recommendations:tiny:versions", ahead)
+        for number in (1, 3):
+            hand_over(number)
+            assert lists() == expected(number, users=3_000), "what went live last is none of the oldest"
+        names = client.zrange("recommendations:tiny:versions", 0, -1)
+        assert names == ["2026-01-01-abc", "2026-01-03-abc"]
+        hand_over(2)
+
         client.set("recommendations:tiny:writing", "somebody else")
         with pytest.raises(RunError, match="another export is writing"):
             hand_over(4)
@@ -251,6 +261,15 @@ def test_postgres_switches_in_one_transaction(house):
         assert hand_over(2)["reused"] and lists() == two
         erased = to_postgres(publish(house, 2), "v2-without-1", address, "recommendations", keep=9)
         assert len(erased["deleted"]) == 2 and reader.execute(tables).fetchone() == (1,) and lists() == two
+
+        # a clock that was ahead when the live one was handed over
+        (live,) = reader.execute("SELECT tablename FROM pg_tables WHERE tablename LIKE 'recommendations_%'").fetchone()
+        ahead = (dt.datetime.now(dt.UTC) + dt.timedelta(days=1)).isoformat()
+        reader.execute(f"COMMENT ON TABLE {live} IS '{ahead} v2-without-1'")
+        for number in (1, 3, 2):
+            to_postgres(publish(house, number, users=2_000), f"v{number}-without-1", address, "recommendations", keep=2)
+            assert lists() == expected(number, users=2_000), "what went live last is none of the oldest"
+        assert reader.execute(tables).fetchone() == (2,)
 
         with psycopg.connect(address) as other:  # an export that is under way
             other.execute("SELECT pg_advisory_xact_lock(%s)", (lock_key("recommendations"),))

@@ -9,6 +9,7 @@ Table and view change in one transaction. A reader's query sees one version, and
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 from typing import Any
 
@@ -57,7 +58,7 @@ def _export(connection: Any, version: Version, name: str, view: str, keep: int) 
         # the comment says since when it is live, by which the oldest are found
         cursor.execute(
             sql.SQL("COMMENT ON TABLE {} IS {}").format(
-                sql.Identifier(table), sql.Literal(f"{cursor.execute('SELECT now()').fetchone()[0].isoformat()} {name}")
+                sql.Identifier(table), sql.Literal(f"{_turn(cursor, view, table)} {name}")
             )
         )
         cursor.execute(
@@ -72,6 +73,15 @@ def _export(connection: Any, version: Version, name: str, view: str, keep: int) 
     return {"where": table, "reused": standing, "rows": rows, "deleted": gone}
 
 
+def _turn(cursor: Any, view: str, table: str) -> str:
+    """Return the time in UTC, later than that of every other version: one that is live must not pass for the oldest."""
+    found = _comments(cursor, view)
+    others = [dt.datetime.fromisoformat(said.partition(" ")[0]) for other, said in found if other != table]
+    now = cursor.execute("SELECT now()").fetchone()[0]
+    latest = max([now, *(at + dt.timedelta(microseconds=1) for at in others)])
+    return latest.astimezone(dt.UTC).isoformat(timespec="microseconds")
+
+
 def lock_key(view: str) -> int:
     """Return the number of the advisory lock that an export to a view holds."""
     return int.from_bytes(hashlib.sha256(view.encode()).digest()[:8], "big", signed=True)
@@ -79,6 +89,11 @@ def lock_key(view: str) -> int:
 
 def _tables(cursor: Any, view: str) -> dict[str, str]:
     """Return the tables of versions by the versions' names, the one that went live first coming first."""
+    return {comment.partition(" ")[2]: table for table, comment in _comments(cursor, view)}
+
+
+def _comments(cursor: Any, view: str) -> list[tuple[str, str]]:
+    """Return the tables of versions with their comments, the oldest comment first."""
     found = cursor.execute(
         "SELECT c.relname, obj_description(c.oid, 'pg_class') "
         "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
@@ -86,7 +101,7 @@ def _tables(cursor: Any, view: str) -> dict[str, str]:
         "ORDER BY obj_description(c.oid, 'pg_class') NULLS FIRST",
         (f"^{view}_[0-9a-f]{{12}}$",),
     ).fetchall()
-    return {comment.partition(" ")[2]: table for table, comment in found if comment}
+    return [(table, comment) for table, comment in found if comment]
 
 
 def _copy(cursor: Any, version: Version, table: str) -> int:

@@ -11,6 +11,7 @@ Of two exports at a time one is refused, by a key that goes by itself should its
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import time
 import uuid
@@ -64,7 +65,7 @@ def _export(client: Any, version: Version, name: str, prefix: str, keep: int) ->
                     pipe.execute()
         with client.pipeline(transaction=True) as pipe:
             pipe.set(f"{prefix}:current", name)
-            pipe.zadd(versions, {name: time.time()})
+            pipe.zadd(versions, {name: _turn(client, versions, name)})
             pipe.execute()
         there = client.zrange(versions, 0, -1)
         gone = [old for old in there if old in there[:-keep] or outdated(old, name)]
@@ -75,6 +76,12 @@ def _export(client: Any, version: Version, name: str, prefix: str, keep: int) ->
         if client.get(lock) == mine:
             client.delete(lock)
     return {"where": f"{prefix}:{name}", "reused": standing, "users": users, "deleted": gone}
+
+
+def _turn(client: Any, versions: str, name: str) -> float:
+    """Return the time, later than that of every other version: one that is live must not pass for the oldest."""
+    others = [at for other, at in client.zrange(versions, 0, -1, withscores=True) if other != name]
+    return max(time.time(), *(math.nextafter(at, math.inf) for at in others), 0.0)
 
 
 def _batches(version: Version) -> Iterator[list[UserList]]:

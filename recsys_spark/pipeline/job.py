@@ -15,6 +15,7 @@ from typing import Any
 from recsys_spark import models
 from recsys_spark.config import load_config, parse_date
 from recsys_spark.errors import UserError
+from recsys_spark.pipeline.causes import known_cause
 from recsys_spark.pipeline.context import Context, StageResult
 from recsys_spark.pipeline.redaction import redacted, without_secrets
 from recsys_spark.pipeline.watch import Watch
@@ -96,6 +97,9 @@ def run(
     except KeyboardInterrupt:
         return watch.failed(1, "interrupted; run the same command again to go on")
     except Exception as error:
+        found = known_cause(error, context.config)
+        if found is not None:
+            return watch.failed(found.exit_code, str(found))
         # not the user's to mend, so whoever is must see where it was
         print(without_secrets(traceback.format_exc()), end="", file=sys.stderr)
         return watch.failed(1, f"{name}: {_cause(error)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import shutil
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,7 @@ from recsys_spark.tracking import registry
 from recsys_spark.warehouse import Slot, Version, Warehouse, pointer
 from recsys_spark.warehouse.contents import CONTENTS, SCHEMAS, faults
 from recsys_spark.warehouse.expiry import expired
+from recsys_spark.warehouse.leftovers import leftovers
 from recsys_spark.warehouse.lineage import children, graph, reach
 
 VERBS = {
@@ -29,7 +31,7 @@ VERBS = {
     "verify": "read every file and hold it against its manifest; exit code 3 if one is not as it was written",
     "lineage": "what a version was made from, and what was made from it",
     "rollback": "make an older version of a table the live one; nothing is deleted",
-    "expire": "delete what the section expiry does not keep",
+    "expire": "delete what the section expiry does not keep, and what killed runs have left behind",
 }
 OPTIONS = {
     "--table": "a table such as recommendations, or one date or batch of it: interactions/date=2026-01-05",
@@ -187,10 +189,16 @@ def _expire(context: Context, arguments: argparse.Namespace) -> StageResult:
         print(f"{'would delete' if arguments.dry_run else 'deleted'} {warehouse.id_of(version)}", flush=True)
         if not arguments.dry_run:
             slot.remove(version)
+    oldest = str(today - dt.timedelta(days=policy.days)) if policy.days is not None else None
+    left = leftovers(warehouse.root.absolute(), oldest)
+    for folder in left:
+        print(f"{'would delete' if arguments.dry_run else 'deleted'} {folder}, of a run that is over", flush=True)
+        if not arguments.dry_run:
+            shutil.rmtree(folder)
     return StageResult(
         inputs={"today": today, "versions": policy.versions, "days": policy.days, "aliases": len(named)},
         outputs={"deleted": [] if arguments.dry_run else [warehouse.id_of(v) for _, v in gone]},
-        counts={"expired": len(gone), "bytes": size},
+        counts={"expired": len(gone), "bytes": size, "leftovers": len(left)},
     )
 
 

@@ -16,7 +16,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from recsys_spark import __version__
-from recsys_spark.tracking.store import Store
+from recsys_spark.tracking.store import Store, has_gone
 
 _NIGHT, _KIND = "recsys.night", "recsys.kind"
 _LONGEST = 500  # characters of a parameter; MLflow's own limits differ by store
@@ -99,11 +99,13 @@ def own_run(store: Store, name: str, kind: str, night: dt.date) -> Iterator[Trac
 
 @contextlib.contextmanager
 def closing(run: TrackedRun) -> Iterator[TrackedRun]:
-    """Close a run at the end: finished, or failed if an exception passes."""
+    """Close a run at the end: finished, or failed if an exception passes, which a store that is gone does not hide."""
     try:
         yield run
-    except BaseException:
-        run.store.client.set_terminated(run.run_id, "FAILED")
+    except BaseException as error:
+        with contextlib.suppress(Exception):  # the next run of the night closes it, see `start_night`
+            if not has_gone(error):
+                run.store.client.set_terminated(run.run_id, "FAILED")
         raise
     run.store.client.set_terminated(run.run_id, "FINISHED")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import mlflow
+import requests
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -18,6 +19,8 @@ from recsys_spark.config import Config
 from recsys_spark.errors import RunError
 
 _CONNECT_SECONDS = 5.0
+_GONE = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "RESOURCE_EXHAUSTED")
+"""MLflow's words for a server that cannot be reached, or that its own store has left."""
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens on pages for language models
 
 
@@ -89,6 +92,13 @@ def _experiment(client: MlflowClient, name: str, location: str | None) -> str:
         if found is None:
             raise
         return str(found.experiment_id)
+
+
+def has_gone(error: BaseException) -> bool:
+    """Tell whether an error is a tracking server's that went away, or that cannot use its own store any more."""
+    if isinstance(error, MlflowException):
+        return "API request to" in str(error) and error.error_code in _GONE
+    return isinstance(error, requests.ConnectionError | requests.Timeout)
 
 
 def _knock(uri: str) -> None:

@@ -17,6 +17,7 @@ from recsys_spark.errors import ConfigError
 from recsys_spark.log.suppression import erased_count
 from recsys_spark.models.base import TrainingData
 from recsys_spark.schemas import ITEMS
+from recsys_spark.training.sound import check_scores
 from recsys_spark.warehouse import Version, Warehouse, fingerprint
 
 _SEGMENTS = "segments/"
@@ -64,7 +65,9 @@ def train_baseline(
             previous=previous.path if previous else None,
             log=lambda step, figures: steps.append((step, figures)),
         )
-        models.module_of(name).fit(data, settings).save(path)
+        model = models.module_of(name).fit(data, settings)
+        check_scores(model, name, Path(dataset.histories.data) / "known=train")
+        model.save(path)
         shutil.rmtree(scratch)
         return {
             "model": name, "config": settings.model_dump(), "dataset": dataset.name, "inputs": inputs,

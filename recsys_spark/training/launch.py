@@ -23,6 +23,7 @@ from recsys_spark.feed.check import check_feed
 from recsys_spark.log.suppression import erased_count
 from recsys_spark.training.job import STOP, Epoch, TrainingJob, read_epochs, write_epochs
 from recsys_spark.training.ranks import on_spark
+from recsys_spark.training.sound import check_scores
 from recsys_spark.warehouse import MANIFEST, Slot, Version, Warehouse, exclusive, fingerprint
 
 OnEpoch = Callable[[Epoch], None]
@@ -274,6 +275,8 @@ def _save(job: TrainingJob, path: Path) -> dict[str, Any]:
     best = checkpoint.load(job.folder, checkpoint.BEST)
     assert best is not None, f"{job.folder}: training left no checkpoint"
     network.load_state_dict(best["network"])
+    if job.model not in models.RANKERS:
+        check_scores(model, job.model, job.histories / "known=train")
     model.save(path)
     write_epochs(path, epochs)
     top = max(epochs, key=lambda e: e.measured[1])

@@ -133,7 +133,7 @@ class Slot:
         aside.mkdir()
         try:
             entries = build(aside)
-            manifest = {**entries, **describe(aside), "created_at": dt.datetime.now(dt.UTC).isoformat()}
+            manifest = {**entries, **describe(aside), "created_at": self._moment()}
             write_manifest(aside, manifest, _UNFINISHED)
             self._adopt(aside, name)
         except BaseException:
@@ -142,6 +142,14 @@ class Slot:
         version = self.version(name)
         assert version is not None
         return version, True
+
+    def _moment(self) -> str:
+        """Return the time, later than that of every version: a clock that was set back must not change their order."""
+        now = dt.datetime.now(dt.UTC).isoformat()
+        last = max((str(v.manifest["created_at"]) for v in self.versions()), default="")
+        if last < now:
+            return now
+        return (dt.datetime.fromisoformat(last) + dt.timedelta(microseconds=1)).isoformat()
 
     def _adopt(self, aside: Path, name: str) -> None:
         """Rename a finished folder to its version, unless a run with the other lock was faster: it wrote the same.

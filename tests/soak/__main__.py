@@ -1,0 +1,25 @@
+"""`make soak`: nights with faults, in build/soak."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from soak.faults import CATALOGUE
+from soak.run import Broken
+from soak.soak import soak
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--nights", type=int, default=14)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", action="append", choices=sorted(CATALOGUE), help="faults; default: all")
+    parser.add_argument("--folder", type=Path, default=Path("build/soak"))
+    parser.add_argument("--keep", action="store_true", help="leave the disk mounted at FOLDER/disk")
+    args = parser.parse_args()
+    try:
+        sys.exit(0 if soak(args.folder.absolute(), args.nights, args.seed, args.only, args.keep) else 1)
+    except Broken as broken:
+        print(f"error: {broken}", file=sys.stderr)
+        sys.exit(1)
