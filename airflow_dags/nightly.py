@@ -8,7 +8,7 @@ from recsys_tasks import START, deadline, defaults, job
 
 JOBS = (
     "ingest", "check_log", "build_dataset", "train_baseline", "train_deep", "evaluate", "promote", "recommend",
-    "export",
+    "export", "report",
 )  # fmt: skip
 
 with DAG(
