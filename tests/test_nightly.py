@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from browser import browser
 from mlflow.tracking import MlflowClient
@@ -15,8 +16,10 @@ from recsys_spark.pipeline.cross_validation import cross_validate
 from recsys_spark.pipeline.nightly import nightly
 from recsys_spark.pipeline.stages import STAGES as PIPELINE
 from recsys_spark.pipeline.stages import rollback
+from recsys_spark.reporting.explore import drift_by_day, sessions, skew, volumes
 from recsys_spark.reporting.page import SECTIONS
 from recsys_spark.reporting.people import people_on
+from recsys_spark.warehouse import Warehouse
 
 pytestmark = pytest.mark.usefixtures("spark")
 
@@ -189,6 +192,28 @@ def test_the_night_ends_with_its_page(night, capfd):
     assert job.run("report", lambda context, _: PIPELINE["report"](context), "",
                    ["--config", str(config), "--date", "2025-01-01"]) == 3  # fmt: skip
     assert "run jobs/evaluate.py --date 2025-01-01" in capfd.readouterr().err
+
+
+def test_what_the_notebooks_show_is_what_the_tables_say(night):
+    warehouse = Warehouse(night[0] / "warehouse/tiny")
+    days = warehouse.keys("events", "batch")
+    rows = {d: pq.read_table(warehouse.slot("events", batch=d).current().data).to_pandas() for d in days}
+    counted = volumes(warehouse)
+    assert counted["events"].to_dict() == {d: len(of) for d, of in rows.items()}
+    parts = ["events", "duplicates", "bots", "erased", "quarantined"]
+    assert (counted["rows_in"] == counted[[p for p in parts if p in counted]].sum(axis=1)).all()
+    every = pd.concat(rows.values(), keys=rows, names=["batch"]).reset_index("batch")
+    for column, curve in skew(warehouse).items():
+        by = sorted(every.groupby(f"{column[:-1]}_id").size())
+        assert curve[len(curve) // 2][1] == pytest.approx(
+            sum(by[: round(curve[len(curve) // 2][0] * len(by))]) / sum(by)
+        )
+    of = every.groupby(["batch", "user_id", "session_id"])
+    found = sessions(warehouse)
+    assert found.loc["count", "events"] == of.ngroups and found.loc["max", "events"] == of.size().max()
+    length = of["timestamp"].max() - of["timestamp"].min()
+    assert found.loc["mean", "minutes"] == pytest.approx(length.dt.total_seconds().mean() / 60)
+    assert drift_by_day(warehouse).index.tolist() == days[1:]
 
 
 @pytest.mark.slow

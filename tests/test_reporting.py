@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from recsys_spark.evaluation.bootstrap import Interval
 from recsys_spark.evaluation.metrics.probability import calibration
 from recsys_spark.log.gates import GateResult
 from recsys_spark.log.profile import Histogram, Profile
-from recsys_spark.reporting import drift, plots
+from recsys_spark.reporting import drift, plots, why
 from recsys_spark.reporting.calibration import Reliability
 from recsys_spark.reporting.html import Fragment, number, signed, table
 from recsys_spark.reporting.lists import Lists, lorenz
@@ -263,3 +264,17 @@ def test_numbers_are_in_their_order_and_plain():
     of = Histogram(True, {"1.0e+01": 1, "2.0e+00": 3})
     (found,) = drift.shares(profile("a", rating=of), profile("b", rating=of))
     assert found.labels == ["2", "10"] and found.days["b"] == [0.75, 0.25]
+
+
+# --- why lists differ ---
+
+
+def test_lists_side_by_side_and_what_they_share():
+    a, b, c, d = (Item(i, i.upper(), kind, 1.0) for i, kind in zip("abcd", ("x", "x", "", "y"), strict=True))
+    person = Person("u", [a], 1, [b], "als", {"als": [b, c], "pop": [d, b], "none": []})
+    table = why.ranks(person)
+    assert table["title"].tolist() == ["B", "D", "C"]
+    assert table["als"].tolist() == [1, pd.NA, 2] and table["pop"].tolist() == [2, 1, pd.NA]
+    assert why.overlap(person).to_dict() == {"als": {"als": 1.0, "pop": 0.5}, "pop": {"als": 0.5, "pop": 1.0}}
+    assert why.kinds(person).to_dict()["als"] == {"x": 0.5, "none": 0.5, "y": 0.0}
+    assert why.side_by_side(person)["pop"].tolist() == ["D", "B"]

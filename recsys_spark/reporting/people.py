@@ -87,8 +87,8 @@ def people(
     given = lists.select("user_id", "rank", "item_id", "score", "model").orderBy("user_id", "rank").collect()
     block = read_block(rows) if len(rows) else UserBlock.of([], [])
     said = {name: _ask(path, moment, block) for name, path in saved.items()} if len(rows) else {}
-    wanted = {i for found in said.values() for row in found for i, _ in row} | {int(i) for i in block.items}
-    read = _names(spark, wanted, {row["item_id"] for row in given}, items, catalogue)
+    needed = {i for found in said.values() for row in found for i, _ in row} | {int(i) for i in block.items}
+    read = _names(spark, needed, {row["item_id"] for row in given}, items, catalogue)
     return [_person(n, raw, block, given, said, read) for n, raw in enumerate(rows["raw"].to_pylist())]
 
 

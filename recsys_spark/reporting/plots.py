@@ -7,7 +7,7 @@ page's variables; what stands behind the comma is for where the page's style is 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from recsys_spark.reporting.html import Fragment, number
@@ -20,6 +20,7 @@ STATUS = {"pass": "var(--ok,#2567b0)", "warn": "var(--warn,#b87503)", "stop": "v
 _KEY = "white-space:nowrap;margin-right:1em"
 _INK, _QUIET, _GRID = "var(--ink,#1d2129)", "var(--quiet,#5b6470)", "var(--grid,#dde1e6)"
 
+Scale = Callable[[float], float]
 Series = Mapping[str, Sequence[tuple[float, float]]]
 """By name the points (x, y), in their order."""
 
@@ -57,7 +58,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     >>> ticks(0.0, 0.23), ticks(3.0, 3.0)
     ([0.0, 0.05, 0.1, 0.15, 0.2], [3.0])
     """
-    if not high > low:
+    if not high - low > 1e-12 * max(1.0, abs(low), abs(high)):
         return [low]
     raw = (high - low) / most
     power = 10.0 ** math.floor(math.log10(raw))
@@ -73,11 +74,13 @@ def dots(rows: Sequence[Dot], title: str, said: str) -> Fragment:
     """
     known = [row for row in rows if math.isfinite(row.value)]
     ends = [x for row in known for x in (row.value, row.low, row.high) if math.isfinite(x)]
-    low, high = min([0.0, *ends]), max(ends, default=1.0) or 1.0
+    low, high = min([0.0, *ends]), max([0.0, *ends])
+    high = high if high > low else low + 1
     left = _margin([row.label for row in rows])
     at = _scale(low, high, left, WIDTH - 52)
     height = len(rows) * _ROW + 24
     parts = _vertical_grid(low, high, at, height - 20)
+    parts.append(_line(at(0.0), 0, at(0.0), height - 20, _QUIET))
     for n, row in enumerate(rows):
         y = n * _ROW + 10.0
         parts.append(_label(left - 6, y + 4, row.label, left))
@@ -132,7 +135,8 @@ def lines(
         from_zero: whether the y axis begins at 0 where all values are above it.
         marked: draw the points as well.
     """
-    points = [p for of in series.values() for p in of if all(map(math.isfinite, p))]
+    series = {name: [p for p in of if all(map(math.isfinite, p))] for name, of in series.items()}
+    points = [p for of in series.values() for p in of]
     xs, ys = [p[0] for p in points] or [0.0], [p[1] for p in points] or [0.0]
     (x0, x1), (y0, y1) = (min(xs), max(xs)), (min(ys), max(ys))
     if from_zero and y0 > 0:
@@ -147,11 +151,13 @@ def lines(
     for value, label in zip(ticks(y0, y1), labels, strict=True):
         parts += [_line(left, down(value), WIDTH - 10, down(value), _GRID)]
         parts += [_text(left - 5, down(value) + 4, label, "end", _QUIET)]
-    parts += [_text(across(v), _PLOT + 14, _short(v), "middle", _QUIET) for v in ticks(x0, x1)]
+    whole = all(x == int(x) for x in xs)  # there is no epoch 1.5
+    marks = [v for v in ticks(x0, x1) if v == int(v) or not whole]
+    parts += [_text(across(v), _PLOT + 14, _short(v), "middle", _QUIET) for v in marks]
     if diagonal:
         parts.append(_line(across(x0), down(x0), across(x1), down(x1), _QUIET, 1, dashed=True))
     for n, of in enumerate(series.values()):
-        path = " ".join(f"{across(a):.1f},{down(b):.1f}" for a, b in of if math.isfinite(a) and math.isfinite(b))
+        path = " ".join(f"{across(a):.1f},{down(b):.1f}" for a, b in of)
         parts.append(Fragment('<polyline points="{}" style="fill:none;stroke:{};stroke-width:2"/>').format(
             path, color(n)
         ))  # fmt: skip
@@ -205,7 +211,7 @@ def figure(title: str, parts: Sequence[Fragment], height: float, said: str, lege
     ).format(title, WIDTH, height, f"{title}. {said}", Fragment("\n").join(parts), keys)
 
 
-def _scale(low: float, high: float, first: float, last: float):  # type: ignore[no-untyped-def]
+def _scale(low: float, high: float, first: float, last: float) -> Scale:
     """Return what maps low..high onto first..last."""
     return lambda value: first + (value - low) / ((high - low) or 1.0) * (last - first)
 
@@ -214,7 +220,7 @@ def _margin(labels: Sequence[str]) -> float:
     return min(150.0, max([len(label) for label in labels], default=0) * _CHARACTER + 8)
 
 
-def _vertical_grid(low: float, high: float, at, bottom: float) -> list[Fragment]:  # type: ignore[no-untyped-def]
+def _vertical_grid(low: float, high: float, at: Scale, bottom: float) -> list[Fragment]:
     parts = []
     for value in ticks(low, high, 4):
         parts.append(_line(at(value), 0, at(value), bottom, _GRID))
