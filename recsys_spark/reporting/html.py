@@ -43,6 +43,15 @@ def signed(value: float | None, digits: int = 4) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
+def chance(p: float | None) -> str:
+    """Return a p-value.
+
+    >>> chance(0.03), chance(1e-9)
+    ('0.0300', 'below 0.0001')
+    """
+    return "below 0.0001" if p is not None and p < 1e-4 else number(p)
+
+
 def percent(value: float | None) -> str:
     """Return a share.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from recsys_spark.reporting.html import Fragment, interval, number, side_by_side, signed, table, text, together
+from recsys_spark.reporting.html import Fragment, chance, interval, number, side_by_side, signed, table, text, together
 from recsys_spark.reporting.night import Night
 from recsys_spark.reporting.plots import Dot, dots
 from recsys_spark.tracking.promotion import METRIC
@@ -49,7 +49,7 @@ def _against_opponent(night: Night) -> Fragment:
             signed(of["mean"]),
             f"{signed(of['low'])} – {signed(of['high'])}",
             number(of["n"]),
-            number(of["p_adjusted"]),
+            chance(of["p_adjusted"]),
         ]
         for name, of in record["metrics"].items()
         if name.endswith("@10")
@@ -62,8 +62,7 @@ def _against_opponent(night: Night) -> Fragment:
          if name.endswith("@10") and name.split("@")[0] in (*_SHOWN, "precision") and of["mean"] is not None],
         "difference on the same users", "The challenger's mean less its opponent's, with the interval:",
     )  # fmt: skip
-    chance = number(record["p_permutation"])
-    said = f"{METRIC} {signed(found['mean'])} on {number(found['n'])} users, p = {chance} by permutation."
+    said = f"{METRIC} {signed(found['mean'])} on {number(found['n'])} users, p = {chance(record['p_permutation'])} by permutation."
     return together(
         about, text(said), side_by_side(drawn, table(
             ["metric", "difference", "interval", "users", "p, adjusted"], rows, "differences of challenger and opponent"
