@@ -62,7 +62,8 @@ def _against_opponent(night: Night) -> Fragment:
          if name.endswith("@10") and name.split("@")[0] in (*_SHOWN, "precision") and of["mean"] is not None],
         "difference on the same users", "The challenger's mean less its opponent's, with the interval:",
     )  # fmt: skip
-    said = f"{METRIC} {signed(found['mean'])} on {number(found['n'])} users, p = {chance(record['p_permutation'])} by permutation."
+    on = f"on {number(found['n'])} users; p = {chance(record['p_permutation'])} by permutation"
+    said = f"{METRIC} {signed(found['mean'])} {on}."
     return together(
         about, text(said), side_by_side(drawn, table(
             ["metric", "difference", "interval", "users", "p, adjusted"], rows, "differences of challenger and opponent"
