@@ -22,7 +22,7 @@ setup(
     # 3.12 is left out because the stack was tried on 3.11 alone.
     python_requires=">=3.11,<3.12",
     packages=find_packages(include=["recsys_spark", "recsys_spark.*"]),
-    package_data={"recsys_spark": ["log4j2.properties"]},
+    package_data={"recsys_spark": ["log4j2.properties", "reporting/page.*"]},
     install_requires=[
         # 4.1 asks for pyarrow 15, in which Petastorm's readers do not open.
         "pyspark>=4.0,<4.1",
@@ -47,6 +47,8 @@ setup(
         "faiss-cpu>=1.10",
         "optuna>=4",
         "matplotlib>=3.8",
+        "jinja2>=3.1",
+        "markupsafe>=2.1",
         "psutil>=5.9",
         "redis>=5",
         "psycopg[binary]>=3.2",

@@ -9,7 +9,7 @@ from recsys_tasks import START, defaults, job
 
 JOBS = (
     "ingest", "check_log", "build_dataset", "train_baseline", "train_deep", "evaluate", "promote", "recommend",
-    "export",
+    "export", "report",
 )  # fmt: skip
 
 with DAG(

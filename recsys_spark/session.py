@@ -131,7 +131,7 @@ def _prepared(pieces: Iterable[_T]) -> Iterable[_T]:
     anew at that, pyspark.zip and a jar of Spark's among them: 80 ms, for files that do not change. Behind a task it
     collects garbage, and looks through every module for it: 20 ms and more.
     """
-    zipimport.zipimporter.invalidate_caches = lambda _: None  # type: ignore[method-assign]
+    zipimport.zipimporter.invalidate_caches = lambda self: None  # type: ignore[method-assign]
     if not gc.get_freeze_count():
         gc.collect()
         gc.freeze()

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 REPOSITORY = Path(__file__).parent.parent
 STAGES = (
     "generate_log", "ingest", "check_log", "build_dataset", "train_baseline", "train_deep", "evaluate", "promote",
-    "recommend",
+    "recommend", "report",
 )  # fmt: skip
 
 CONFIG = """\

@@ -38,6 +38,7 @@ from recsys_spark.models.user_knn import UserKnn
 from recsys_spark.pipeline import erasure, job, stages
 from recsys_spark.pipeline.context import StageResult
 from recsys_spark.pipeline.nightly import nightly
+from recsys_spark.reporting.people import people_on
 from recsys_spark.tracking.store import open_store
 from recsys_spark.warehouse import ERASING, MANIFEST, Warehouse, exclusive
 from recsys_spark.warehouse.contents import faults
@@ -121,6 +122,9 @@ def test_a_person_is_nowhere_and_nobody_else_is_touched(made, monkeypatch):
     log = {p: p.read_bytes() for p in (root / "log").rglob("*") if p.is_file()}
     before = tables(warehouse.root) | tables(root / "mlflow")
     held = naming(warehouse.root, person)
+    pages = plant_pages(root, warehouse, person)
+    (own,) = warehouse.root.glob("reports/date=2026-01-05/*/report.html")
+    on_it = person in people_on(own.read_text("utf-8"))  # of the night, which names twenty
     kinds = {p.relative_to(warehouse.root).parts[0] for p in held}
     assert {"events", "quarantine", "user_ids", "serving", "recommendations", "exposures"} <= kinds
     assert naming(root / "mlflow", person)
@@ -139,6 +143,10 @@ def test_a_person_is_nowhere_and_nobody_else_is_touched(made, monkeypatch):
     code, line, text = erase(config, person, overrides=FAST)
     assert code == 0, text[-3000:]
     assert here, "in this process: an executor may not have the registry's folder, and would find nothing to do"
+    assert [page.exists() for page in pages] == [False, True, False, True]
+    assert own.exists() == (not on_it)
+    assert line["outputs"]["report_again"] == ["2026-01-03", *(["2026-01-05"] if on_it else [])]
+    assert line["counts"]["pages"] == line["counts"]["pages_logged"] == 1 + on_it
     assert not unfinished.exists() and not lists.parent.exists() and line["counts"]["models_checkpoints"] == 1
     assert naming(warehouse.root, person) == set() and naming(root / "mlflow", person) == set()
     assert {p: p.read_bytes() for p in log} == log, "the raw log is another's to keep or delete"
@@ -178,6 +186,25 @@ def test_a_person_is_nowhere_and_nobody_else_is_touched(made, monkeypatch):
 
     again = erase(config, person, overrides=FAST)[1]["counts"]
     assert {n for name, n in again.items() if name not in ("people", "models_to_train_again")} == {0}
+
+
+def plant_pages(root, warehouse, person):
+    """Leave two nights' pages, in the warehouse and logged to runs; the first of each names the person."""
+    found = []
+    for date, user in (("2026-01-03", person), ("2026-01-04", "u9999999")):
+        page = f'<h3 data-user="{user}">{user}</h3>'
+        slot = warehouse.slot("reports", date=date)
+        version, _ = slot.materialize(
+            f"{date}-planted", lambda p, page=page: {"n": (p / "report.html").write_text(page)}
+        )
+        found.append(version.path / "report.html")
+    for path in list(found):
+        run = next((root / "mlflow/artifacts").glob("*/*/artifacts"))
+        logged = run.parent.parent / path.parent.name / "artifacts/reports/report.html"
+        logged.parent.mkdir(parents=True)
+        logged.write_bytes(path.read_bytes())
+        found.append(logged)
+    return found
 
 
 def plant_checkpoint(warehouse):

@@ -8,11 +8,13 @@ import math
 import numpy as np
 import pytest
 from pyspark.sql import functions as F
+from scipy.sparse import csr_matrix
 
 from recsys_spark.config import EvaluationConfig
 from recsys_spark.evaluation.bootstrap import bootstrap_sums, paired_difference
 from recsys_spark.evaluation.evaluate import Candidate, compare, evaluate, from_json, summarise, to_json
-from recsys_spark.evaluation.metrics.beyond_accuracy import gini, shannon_entropy
+from recsys_spark.evaluation.item_facts import ItemFacts
+from recsys_spark.evaluation.metrics.beyond_accuracy import gini, popularity_lift, shannon_entropy
 from recsys_spark.evaluation.results import slice_results
 from recsys_spark.evaluation.slices import ITEM_CLASSES, ItemCounts, item_classes, user_labels
 from recsys_spark.models.als import AlsModel
@@ -28,6 +30,9 @@ NAN = float("nan")
 POPULARITY = [0, 12, 10, 6, 0, 3, 2, 1, 1, 1, 1, 1, 0] + [0] * 10
 """Users of each item in the training part."""
 TRAINED = 25
+AGES = [NAN, 0.5, 30.0, 7.0, NAN, 7.5, 1.0, 2.0, 90.0, 3.0, 8.0, 6.0, 12.0]
+KINDS = {1: "a", 2: "ab", 3: "b", 5: "bc", 6: "c", 7: "abc", 8: "a", 9: "d", 11: "cd", 12: "ad"}
+"""Categories of each item; the others have none."""
 
 
 def make_rows():
@@ -79,7 +84,9 @@ def measured(spark, tmp_path_factory):
     device = [(u, [f"device={'phone' if u % 2 else 'tablet'}"]) for u in range(1, 21)]
     labels = spark.createDataFrame(device, "user_id int, labels array<string>")
     counts = ItemCounts(np.array(POPULARITY[:N_ITEMS]), TRAINED)
-    results, costs = evaluate(spark, candidates, folder / "histories", CATALOGUE, out, CONFIG, 4, SEED, labels, counts)
+    results, costs = evaluate(
+        spark, candidates, folder / "histories", CATALOGUE, out, CONFIG, 4, SEED, labels, counts, facts=facts()
+    )
     for name in make_models():
         assert costs[name].bytes == sum(f.stat().st_size for f in (folder / name).iterdir())
         assert 0 < costs[name].score_ms < 10_000
@@ -91,6 +98,32 @@ def plain_list(model, items, ratings, k):
     scores = model.score(UserBlock.of([1], [items], None, [ratings]))[0].tolist()
     ranked = sorted((-s, i) for i, s in enumerate(scores) if i and i not in items and s > -math.inf)
     return [i for _, i in ranked[:k]]
+
+
+def facts():
+    kinds = [[name in KINDS.get(i, "") for name in "abcd"] for i in range(N_ITEMS)]
+    return ItemFacts(np.array(AGES, np.float32), csr_matrix(np.array(kinds, np.float32)), tuple("abcd"))
+
+
+def plain_likeness(i, j):
+    """The cosine of two items' categories."""
+    a, b = set(KINDS.get(i, "")), set(KINDS.get(j, ""))
+    return len(a & b) / math.sqrt(len(a) * len(b)) if a and b else 0.0
+
+
+def plain_beyond(ranked, truth, history, k):
+    counts = sorted({n for n in POPULARITY[:N_ITEMS] if n}, reverse=True)
+    rank = {i: counts.index(n) + 1 if n else N_ITEMS for i, n in enumerate(POPULARITY[:N_ITEMS])}
+    top = ranked[:k]
+    ahead = [max(0, rank[i] - r) / (N_ITEMS - 1) for r, i in enumerate(top, start=1) if i in truth]
+    pairs = [(i, j) for n, i in enumerate(top) for j in top[n + 1 :]]
+    return {
+        f"serendipity@{k}": sum(ahead) / k,
+        f"freshness@{k}": sum(AGES[i] <= 7 for i in top) / len(top),
+        f"repeat_rate@{k}": sum(i in history for i in top) / len(top),
+        f"diversity@{k}": sum(1 - plain_likeness(i, j) for i, j in pairs) / len(pairs),
+        "popularity_of_history": sum(POPULARITY[i] for i in history) / len(history),
+    }
 
 
 def plain_metrics(ranked, truth, k):
@@ -146,7 +179,7 @@ def plain(name, split):
         errors = [predicted[i] - r for i, r in zip(held, held_ratings, strict=True) if i < N_ITEMS and r == r]
         metrics = {}
         for k in CONFIG.ks:
-            metrics |= plain_metrics(ranked, held, k)
+            metrics |= plain_metrics(ranked, held, k) | plain_beyond(ranked, held, items, k)
         slices = plain_slices(known, u, items, ranked, held)
         found[u] = ranked, metrics, [e for e in errors if math.isfinite(e)], slices
     return found
@@ -172,7 +205,7 @@ def test_per_user_rows_equal_plain_python(measured, name, split):
 @EVERY
 def test_means_coverage_and_rating_errors(measured, name, split):
     got, expected = measured[0][name][split], plain(name, split)
-    for metric in next(iter(expected.values()))[1]:
+    for metric in {*next(iter(expected.values()))[1]} - {"popularity_of_history"}:
         assert got[metric].mean == pytest.approx(np.mean([m[metric] for _, m, _, _ in expected.values()]))
         assert got[metric].n == len(expected)
     for k in CONFIG.ks:
@@ -189,6 +222,10 @@ def test_means_coverage_and_rating_errors(measured, name, split):
     assert got["gini@5"].mean == pytest.approx(gini(counts))
     assert got["entropy@5"].mean == pytest.approx(shannon_entropy(counts))
     assert got["coverage@5"].n == len(expected)
+    of = [[m[name] for _, m, _, _ in expected.values()] for name in ("popularity@5", "popularity_of_history")]
+    lift = got["popularity_lift@5"]
+    assert lift.mean == pytest.approx(popularity_lift(*of)) and lift.low < lift.mean < lift.high
+    assert "popularity_of_history" not in got and lift.n == len(expected)
 
 
 @EVERY

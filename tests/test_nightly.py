@@ -1,17 +1,25 @@
 """The whole night in this process: contract, idempotence, tracking, and what a second night does."""
 
+import importlib
 import json
+from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
+from browser import browser
 from mlflow.tracking import MlflowClient
-from night import STAGES, published, write_config
+from night import REPOSITORY, STAGES, published, write_config
 
 from recsys_spark.pipeline import backfill, job
 from recsys_spark.pipeline.cross_validation import cross_validate
 from recsys_spark.pipeline.nightly import nightly
 from recsys_spark.pipeline.stages import STAGES as PIPELINE
 from recsys_spark.pipeline.stages import rollback
+from recsys_spark.reporting.explore import drift_by_day, sessions, skew, volumes
+from recsys_spark.reporting.page import SECTIONS
+from recsys_spark.reporting.people import people_on
+from recsys_spark.warehouse import Warehouse
 
 pytestmark = pytest.mark.usefixtures("spark")
 
@@ -86,6 +94,7 @@ def test_runs_and_registry(night):
         "evaluate",
         "promote",
         "recommend",
+        "report",
     }
     assert {r.info.status for r in runs} == {"FINISHED"}
 
@@ -157,6 +166,93 @@ def test_slices_are_measured_and_the_worst_are_named(night, capfd):
     )
     assert {s.partition("=")[0] for s in manifest["slices"]["als"]["test"]} == {"device", "activity"}
     assert job.run("evaluate", lambda context, _: PIPELINE["evaluate"](context), "", arguments[:2]) == 0  # as it was
+
+
+def test_the_night_ends_with_its_page(night, capfd):
+    root, config, out = night
+    path = Path(json.loads(out.strip().splitlines()[-1])["outputs"]["report"])
+    assert path.parent.name == (root / "warehouse/tiny/reports/date=2026-01-05/_current").read_text().strip()
+    page = path.read_text("utf-8")
+    for wanted in ("als", "neumf", "popularity", "item=tail", "epoch", "volume_drop"):
+        assert wanted in page, wanted
+    assert "No gates" not in page and "logged the steps" not in page, "what the stages left was found"
+    assert len(people_on(page)) == 20 and people_on(page) <= {row[0] for row in published(root)}
+    mlflow = client(root)
+    runs = {r.data.tags["mlflow.runName"]: r for r in
+            mlflow.search_runs([mlflow.get_experiment_by_name("tiny").experiment_id])}  # fmt: skip
+    logged = mlflow.download_artifacts(runs["nightly 2026-01-05"].info.run_id, "reports/report.html")
+    assert Path(logged).read_bytes() == path.read_bytes()
+    assert {"als_gap_activity", "als_tail_exposure_ratio"} & runs["evaluate"].data.metrics.keys()
+    for metric in ("diversity", "serendipity", "freshness", "repeat_rate", "popularity_lift", "gini", "entropy"):
+        assert f"test_{metric}_at_10" in runs["train als"].data.metrics, metric
+
+    assert job.run("report", lambda context, _: PIPELINE["report"](context), "", ["--config", str(config)]) == 0
+    line = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
+    assert line["outputs"] == {"report": str(path), "reused": True}
+    assert job.run("report", lambda context, _: PIPELINE["report"](context), "",
+                   ["--config", str(config), "--date", "2025-01-01"]) == 3  # fmt: skip
+    assert "run jobs/evaluate.py --date 2025-01-01" in capfd.readouterr().err
+
+
+def test_what_the_notebooks_show_is_what_the_tables_say(night):
+    warehouse = Warehouse(night[0] / "warehouse/tiny")
+    days = warehouse.keys("events", "batch")
+    rows = {d: pq.read_table(warehouse.slot("events", batch=d).current().data).to_pandas() for d in days}
+    counted = volumes(warehouse)
+    assert counted["events"].to_dict() == {d: len(of) for d, of in rows.items()}
+    parts = ["events", "duplicates", "bots", "erased", "quarantined"]
+    assert (counted["rows_in"] == counted[[p for p in parts if p in counted]].sum(axis=1)).all()
+    every = pd.concat(rows.values(), keys=rows, names=["batch"]).reset_index("batch")
+    for column, curve in skew(warehouse).items():
+        by = sorted(every.groupby(f"{column[:-1]}_id").size())
+        assert curve[len(curve) // 2][1] == pytest.approx(
+            sum(by[: round(curve[len(curve) // 2][0] * len(by))]) / sum(by)
+        )
+    of = every.groupby(["batch", "user_id", "session_id"])
+    found = sessions(warehouse)
+    assert found.loc["count", "events"] == of.ngroups and found.loc["max", "events"] == of.size().max()
+    length = of["timestamp"].max() - of["timestamp"].min()
+    assert found.loc["mean", "minutes"] == pytest.approx(length.dt.total_seconds().mean() / 60)
+    assert drift_by_day(warehouse).index.tolist() == days[1:]
+
+
+@pytest.mark.slow
+def test_the_page_in_a_browser(night, tmp_path):
+    """Without a word on its console, without a request, and no wider than the window."""
+    page = next((night[0] / "warehouse/tiny/reports").rglob("report.html"))
+    with browser() as seen:
+        for width, scheme in ((1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")):
+            seen.open(page, width, scheme)
+            assert seen.complaints() == []
+            assert [r for r in seen.requests() if not r.startswith("data:")] == [page.as_uri()]
+            assert seen.value("document.documentElement.scrollWidth") == width
+            assert seen.value("document.querySelectorAll('main > section').length") == len(SECTIONS)
+            # whatever is wider than its section has a box of its own that scrolls
+            wide = seen.value("""[...document.querySelectorAll('section *')].filter(e => !e.closest('.scroll') &&
+                e.getBoundingClientRect().right > innerWidth).map(e => e.outerHTML.slice(0, 80))""")
+            assert wide == []
+            dark = seen.value("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 28)"
+            assert dark == (scheme == "dark")
+            # letters of a plot are no smaller than 9 px, and stay within their drawing
+            small = seen.value("""[...document.querySelectorAll('svg')].filter(s =>
+                s.getBoundingClientRect().width / 360 * 11 < 9).length""")
+            assert small == 0
+            outside = seen.value("""[...document.querySelectorAll('svg text')].filter(t => {
+                const a = t.getBoundingClientRect(), b = t.ownerSVGElement.getBoundingClientRect()
+                return a.left < b.left - 2 || a.right > b.right + 2}).map(t => t.textContent)""")
+            assert outside == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_a_notebook_looks_at_the_night(night, path, monkeypatch):
+    monkeypatch.setenv("RECSYS_CONFIG", str(night[1]))
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
+    done = importlib.import_module("run_notebooks").execute(json.loads(path.read_text("utf-8")), path.stem)
+    cells = [cell for cell in done["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] for cell in cells), "every cell shows something"
+    assert str(night[0]) not in json.dumps(done)
 
 
 def test_second_run_publishes_the_identical_table(night):

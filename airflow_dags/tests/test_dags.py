@@ -20,7 +20,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 ROOT = Path(__file__).parents[2]
 NIGHT = [
     "ingest", "check_log", "build_dataset", "train_baseline", "train_deep", "evaluate", "promote", "recommend",
-    "export",
+    "export", "report",
 ]  # fmt: skip
 
 

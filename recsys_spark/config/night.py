@@ -151,6 +151,8 @@ class EvaluationConfig(Section):
     slices: list[str] = ["activity", "tenure", "user", "item"]
     """What users and items are sliced by: these, and device, country, or one of `log.attributes`, which read the
     events once more."""
+    fresh_days: int = Field(7, ge=1)
+    """An item counts as fresh up to so many days after its first interaction."""
     folds: int = Field(3, ge=2)
     """Nights of a cross-validation (`jobs/cross_validate.py`)."""
     fold_days: int = Field(1, ge=1)

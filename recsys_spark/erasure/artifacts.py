@@ -24,6 +24,8 @@ class Registry:
     """The models of the registry: folders on this disk, versions that lie elsewhere, and what is said of each."""
 
     folders: tuple[Path, ...]
+    places: tuple[Path, ...]
+    """Where runs and models keep what was logged, on this disk."""
     unreachable: tuple[str, ...]
     versions: tuple[dict[str, Any], ...]
 
@@ -31,8 +33,11 @@ class Registry:
 def find_registry(store: Store) -> Registry:
     """Look up where the store keeps the models of this data set, registered or not."""
     client = store.client
-    places = {client.get_experiment(store.experiment_id).artifact_location}
+    of_runs = client.get_experiment(store.experiment_id).artifact_location
+    places = {of_runs}
     versions, unreachable = [], []
+    if urlsplit(of_runs).scheme not in ("", "file"):
+        unreachable.append(f"pages of nights below {of_runs}")
     registered = client.search_model_versions(f"name = '{store.model_name}'")
     # a search leaves the aliases of what it finds out
     aliases = client.get_registered_model(store.model_name).aliases if registered else {}
@@ -54,7 +59,7 @@ def find_registry(store: Store) -> Registry:
             unreachable.append(f"registered model {name}")
     paths = [path for place in places if (path := _local(place)) is not None]
     models = {card.parent.parent for path in paths for card in path.glob("**/artifacts/*/model.json")}
-    return Registry(tuple(sorted(models)), tuple(unreachable), tuple(versions))
+    return Registry(tuple(sorted(models)), tuple(sorted(paths)), tuple(unreachable), tuple(versions))
 
 
 def _local(place: str) -> Path | None:

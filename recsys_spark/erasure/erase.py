@@ -22,6 +22,7 @@ from recsys_spark.config import LogConfig
 from recsys_spark.erasure.alone import alone
 from recsys_spark.erasure.artifacts import Registry, erase_from_artifacts, find_registry, trained_models
 from recsys_spark.erasure.manifests import update_manifests
+from recsys_spark.erasure.pages import erase_from_pages, erase_logged
 from recsys_spark.erasure.people import TOMBSTONE, People, out_of_sight
 from recsys_spark.erasure.profiles import FIGURES, SAMPLE, erase_from_figures, erase_from_sample, hashes_of
 from recsys_spark.erasure.quarantined import RowText, recorded_columns
@@ -86,6 +87,7 @@ def erase(
             "tables": by_table(root, [*found.files, *names], [*left.files, *still]),
             "others": {name: {"before": n, "after": left.others[name]} for name, n in found.others.items()},
             "unreachable": [*registry.unreachable, *out_of_sight(root, config.privacy)],
+            "report_again": sorted(set(found.pages)),
             "retrain_by": str(day + dt.timedelta(days=config.privacy.retrain_days)),
             "trained_before": [*trained_models(warehouse), *registry.versions],
         }
@@ -99,17 +101,25 @@ class Removed:
     files: list[FileResult]
     """Of tables."""
     others: dict[str, int]
-    """Of profiles, models and the registry: how many of the people were in them."""
+    """Of profiles, models, pages and the registry: how many of the people, or of them, were in them."""
+    pages: tuple[str, ...] = ()
+    """Run dates of the pages that named somebody and are gone."""
 
 
 def _remove(spark: SparkSession, root: Path, registry: Registry, task: Task) -> Removed:
     """Remove whatever is found by ids and dense ids, and bring the manifests in line."""
-    others = {"profiles": _erase_profiles(spark, root, task.people), **_erase_models(spark, root, registry, task)}
+    pages = erase_from_pages(root, task.people)
+    others = {
+        "profiles": _erase_profiles(spark, root, task.people),
+        **_erase_models(spark, root, registry, task),
+        "pages": len(pages),
+        "pages_logged": erase_logged(registry.places, task.people),
+    }
     files = [(p, table) for p in _files(root) if (table := p.relative_to(root).parts[0]) != _DICTIONARY]
     found = _spread(spark, files, lambda file: erase_rows(*file, task))
     update_manifests(root, found)
     settle(root)
-    return Removed(found, others)
+    return Removed(found, others, tuple(pages))
 
 
 def _refuse(left: Removed) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pyspark import Accumulator
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -22,11 +21,12 @@ from pyspark.sql.pandas.types import to_arrow_schema
 
 from recsys_spark import models
 from recsys_spark.config import EvaluationConfig
+from recsys_spark.evaluation.beyond import beyond_accuracy
 from recsys_spark.evaluation.cost import Block, Cost, block_times, milliseconds, size_of
+from recsys_spark.evaluation.item_facts import ItemFacts
 from recsys_spark.evaluation.lists import truth_of
 from recsys_spark.evaluation.maps import map_array
 from recsys_spark.evaluation.metrics import evaluate_lists
-from recsys_spark.evaluation.metrics.beyond_accuracy import novelty_at_k, popularity_at_k, self_information
 from recsys_spark.evaluation.metrics.hits import Ints, Truth
 from recsys_spark.evaluation.results import Results, compare, from_json, summarise, to_json
 from recsys_spark.evaluation.slices import ItemCounts, activity_label, slice_values
@@ -76,6 +76,7 @@ def score_users(
     counts: ItemCounts | None = None,
     moments: Path | None = None,
     times: Accumulator[list[Block]] | None = None,
+    facts: ItemFacts | None = None,
 ) -> DataFrame:
     """Measure one model on one part: rows of `USER_METRICS`, one per user with a history and a truth.
 
@@ -84,9 +85,10 @@ def score_users(
         split: valid or test.
         fallback: the saved model that serves whom this one does not know; what is measured is what would be
             published.
-        counts: where given, novelty, popularity and the slices of items are measured too.
+        counts: where given, novelty, popularity, serendipity and the slices of items are measured too.
         moments: features of users and items by moment, for a model that ranks by them.
         times: told how long the model took for each block, while the rows are written.
+        facts: where given, diversity and freshness are measured too.
     """
     moment = moments / f"known={KNOWN_BEFORE[split]}" if moments else None
     path, name, ks = candidate.path, candidate.name, config.ks
@@ -114,10 +116,12 @@ def score_users(
                     ranked[cold] = recommend_block(models.load(fallback), users, max(ks))[0][cold]
                 truth = truth_of(part["held_out"])
                 slices = slice_values(ranked, truth, part["labels"], counts if "item" in config.slices else None)
+                metrics = evaluate_lists(ranked, truth, ks)
+                metrics |= beyond_accuracy(ranked, truth, users, config, counts, facts)
                 columns = [
                     pa.array([name] * len(users)), pa.array([split] * len(users)),
                     pa.array(users.user_id.astype(np.int32)), _list_array(ranked),
-                    map_array(list_metrics(ranked, truth, ks, counts)), map_array(slices, leave_out_nan=True),
+                    map_array(metrics), map_array(slices, leave_out_nan=True),
                     *_rating_errors(model, users, truth, part),
                 ]  # fmt: skip
                 # the names of a map's own fields are pyarrow's in one and Spark's in the other
@@ -126,24 +130,6 @@ def score_users(
                 )
 
     return measured.withColumn("labels", labels).select(_COLUMNS).mapInArrow(measure, USER_METRICS.schema)
-
-
-def list_metrics(
-    ranked: Ints, truth: Truth, ks: list[int], counts: ItemCounts | None = None
-) -> dict[str, NDArray[np.float64]]:
-    """Every metric of single lists at every cut-off, `[B]` each: of their hits, and of how known their items are.
-
-    Args:
-        counts: what novelty and popularity are measured against; None = neither.
-    """
-    values = evaluate_lists(ranked, truth, ks)
-    if counts is not None:
-        known = counts.covering(ranked, truth)
-        information = self_information(known, max(1, counts.n_users))
-        for k in ks:
-            values[f"novelty@{k}"] = novelty_at_k(ranked, information, k)
-            values[f"popularity@{k}"] = popularity_at_k(ranked, known.astype(float), k)
-    return values
 
 
 def _list_array(ranked: Ints) -> pa.ListArray:
@@ -171,7 +157,7 @@ def _rating_errors(model: Recommender, users: UserBlock, truth: Truth, rows: pa.
 def evaluate(
     spark: SparkSession, candidates: list[Candidate], histories: Path, catalogue: int, path: Path,
     config: EvaluationConfig, block_users: int, seed: int, labels: DataFrame | None = None,
-    counts: ItemCounts | None = None, moments: Path | None = None,
+    counts: ItemCounts | None = None, moments: Path | None = None, facts: ItemFacts | None = None,
 ) -> tuple[Results, dict[str, Cost]]:  # fmt: skip
     """Measure every candidate on valid and test, write `user_metrics` below `path` and summarise it.
 
@@ -181,8 +167,9 @@ def evaluate(
     Args:
         histories: the rows of the `histories` table.
         labels: `user_id` and `labels` (array of names), of `slices.user_labels`.
-        counts: of the training part, for novelty, popularity and the slices of items.
+        counts: of the training part, for novelty, popularity, serendipity and the slices of items.
         moments: features of users and items by moment, for a model that ranks by them.
+        facts: for diversity and freshness.
     """
     rows, scratch = spark.read.parquet(str(histories)), path / "scratch"
     if labels is not None:  # joined once, not for every model
@@ -194,7 +181,7 @@ def evaluate(
     for candidate in candidates:
         for split in KNOWN_BEFORE:
             times = block_times(spark.sparkContext)
-            scored = score_users(rows, candidate, split, config, block_users, fallback, counts, moments, times)
+            scored = score_users(rows, candidate, split, config, block_users, fallback, counts, moments, times, facts)
             USER_METRICS.conform(scored).write.mode("append").parquet(str(path / "data"))
         # of the test part, which comes last: what the first block of all compiles, valid has paid for
         costs[candidate.name] = Cost(milliseconds(times.value), size_of(candidate.path))

@@ -9,6 +9,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.config import EvaluationConfig
+from recsys_spark.evaluation.beyond import OF_HISTORY
 from recsys_spark.evaluation.bootstrap import BootstrapSums, Interval, ratio_interval
 from recsys_spark.evaluation.bootstrap_rows import bootstrap_rows, paired_sums
 from recsys_spark.evaluation.exposure import exposure_intervals
@@ -22,6 +23,8 @@ _ERRORS = ("squared_error", "absolute_error", "rated")
 def summarise(users: DataFrame, catalogue: int, config: EvaluationConfig, seed: int) -> Results:
     """Average the per-user metrics with bootstrap intervals; add the figures of all lists, and errors where rated.
 
+    The popularity lift is a ratio of two means over the same users, so that its interval is that of their ratio.
+
     Args:
         users: rows of `USER_METRICS`, of any models and parts.
         catalogue: items that could have been recommended.
@@ -31,13 +34,17 @@ def summarise(users: DataFrame, catalogue: int, config: EvaluationConfig, seed: 
     results: Results = {}
     sums: dict[tuple[str, str], dict[str, BootstrapSums]] = {}
     for (model, split, metric), found in bootstrap_rows(users, everything, config.replicates, seed).items():
-        if metric in _ERRORS:
-            sums.setdefault((model, split), {})[metric] = found
-        else:
+        sums.setdefault((model, split), {})[metric] = found
+        if metric not in (*_ERRORS, OF_HISTORY):
             results.setdefault(model, {}).setdefault(split, {})[metric] = found.interval(config.confidence)
     for (model, split, name), interval in exposure_intervals(users, catalogue, config.ks, config.confidence).items():
         results[model][split][name] = interval
     for (model, split), of in sums.items():
+        if OF_HISTORY in of:
+            for k in config.ks:
+                ratio = ratio_interval(of[f"popularity@{k}"], of[OF_HISTORY], config.confidence)
+                lift = Interval(ratio.mean - 1, ratio.low - 1, ratio.high - 1, of[OF_HISTORY].n)
+                results[model][split][f"popularity_lift@{k}"] = lift
         if of["rated"].total:
             squared, absolute, rated = (of[name] for name in _ERRORS)
             results[model][split]["rmse"] = ratio_interval(squared, rated, config.confidence, root=True)

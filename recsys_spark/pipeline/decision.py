@@ -9,6 +9,7 @@ from typing import Any
 
 from recsys_spark.dataset.build import Dataset
 from recsys_spark.errors import DataError
+from recsys_spark.evaluation.beyond import OF_HISTORY
 from recsys_spark.evaluation.bootstrap import BootstrapSums
 from recsys_spark.evaluation.bootstrap_rows import paired_sums, paired_values
 from recsys_spark.evaluation.evaluate import from_json
@@ -90,6 +91,7 @@ def _evidence(context: Context, measured: Version, a: str, b: str) -> Evidence:
     users = context.spark.read.parquet(measured.data)
     replicates, seed = context.config.evaluation.replicates, context.config.seed
     metrics, slices = (paired_sums(users, a, b, column, replicates, seed) for column in ("metrics", "slices"))
+    metrics.pop(OF_HISTORY, None)  # says nothing of a model
     ids, differences = paired_values(users, a, b, promotion.METRIC)
     costs = costs_of(measured)
     p_value = sign_flip_sums(differences, ids, replicates, seed).p_value()

@@ -38,6 +38,7 @@ def erase_user(context: Context, arguments: argparse.Namespace) -> StageResult:
             "proof": str(done.version.path / PROOF),
             "unreachable": proof["unreachable"],
             "retrain_by": proof["retrain_by"],
+            "report_again": proof["report_again"],
             "export_again": [name for name in _TARGETS if getattr(context.config.export, name)],
         },
         counts={

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from pyspark.sql import DataFrame
 
 from recsys_spark.config import SLICES
@@ -15,12 +17,16 @@ from recsys_spark.errors import DataError
 from recsys_spark.evaluation.cost import Cost
 from recsys_spark.evaluation.evaluate import KNOWN_BEFORE, Candidate, Results, from_json, to_json
 from recsys_spark.evaluation.evaluate import evaluate as evaluate_candidates
+from recsys_spark.evaluation.gaps import user_gaps
+from recsys_spark.evaluation.groups import exposures, kind_groups, popularity_groups
+from recsys_spark.evaluation.groups import to_json as groups_to_json
+from recsys_spark.evaluation.item_facts import ItemFacts, item_facts
 from recsys_spark.evaluation.results import slice_results
 from recsys_spark.evaluation.slices import ItemCounts, user_labels
 from recsys_spark.models import TWO_STAGE
 from recsys_spark.pipeline.context import Context
-from recsys_spark.pipeline.night import champion_path, model_version, moments, resolve_champion
-from recsys_spark.schemas import USER_METRICS
+from recsys_spark.pipeline.night import champion_path, items, model_version, moments, resolve_champion
+from recsys_spark.schemas import ITEM_IDS, USER_METRICS
 from recsys_spark.tracking import promotion
 from recsys_spark.tracking.report import comparison, markdown, plot
 from recsys_spark.tracking.runs import TrackedRun
@@ -49,16 +55,21 @@ def measure(context: Context, dataset: Dataset, with_champion: bool = True) -> t
         config.publish.block_users,
         config.seed,
     )
-    name = f"{context.day}-{fingerprint(_CODE, dataset.name, used, settings)}"
+    name = f"{context.day}-{fingerprint(_CODE, dataset.name, items(context).name, used, settings)}"
 
     def build(path: Path) -> dict[str, Any]:
         catalogue, counts = _item_counts(context, dataset)
+        facts = _item_facts(context, dataset)
         results, costs = evaluate_candidates(
             context.spark, candidates, Path(dataset.histories.data), catalogue, path,
             config.evaluation, config.publish.block_users, config.seed, _user_labels(context, dataset), counts,
-            features,
+            features, facts,
         )  # fmt: skip
-        sliced = slice_results(context.spark.read.parquet(str(path / "data")), config.evaluation, config.seed)
+        measured = context.spark.read.parquet(str(path / "data"))
+        sliced = slice_results(measured, config.evaluation, config.seed)
+        groups = {"popularity": popularity_groups(counts.users)}
+        if facts.names:
+            groups["category"] = kind_groups(facts)
         users = {
             s: max((m[s][promotion.METRIC].n for m in results.values() if s in m), default=0) for s in KNOWN_BEFORE
         }
@@ -67,7 +78,9 @@ def measure(context: Context, dataset: Dataset, with_champion: bool = True) -> t
         parents = context.warehouse.parents(dataset.histories, *(c.path for c in candidates))
         return {
             "table": USER_METRICS.name, "candidates": used, "results": to_json(results), "slices": to_json(sliced),
-            "costs": {name: cost.to_json() for name, cost in costs.items()}, "users": users["test"], **parents,
+            "costs": {name: cost.to_json() for name, cost in costs.items()},
+            "groups": groups_to_json(exposures(measured, groups), groups, counts.users),
+            "users": users["test"], **parents,
         }  # fmt: skip
 
     slot = context.warehouse.slot(USER_METRICS.name, date=context.day)
@@ -77,10 +90,20 @@ def measure(context: Context, dataset: Dataset, with_champion: bool = True) -> t
 
 def _item_counts(context: Context, dataset: Dataset) -> tuple[int, ItemCounts]:
     """Return how many items the feed has, and how many users have each."""
-    items = context.spark.read.parquet(str(dataset.feed.path / "items")).select("item_id", "count").toArrow()
+    rows = context.spark.read.parquet(str(dataset.feed.path / "items")).select("item_id", "count").toArrow()
     users = np.zeros(dataset.feed.manifest["n_items"], np.int64)
-    users[items["item_id"].to_numpy()] = items["count"].to_numpy()
-    return len(items), ItemCounts(users, context.spark.read.parquet(str(dataset.feed.path / "users")).count())
+    users[rows["item_id"].to_numpy()] = rows["count"].to_numpy()
+    return len(rows), ItemCounts(users, context.spark.read.parquet(str(dataset.feed.path / "users")).count())
+
+
+def _item_facts(context: Context, dataset: Dataset) -> ItemFacts:
+    """Return how old items are, and of which kinds."""
+    spark, warehouse = context.spark, context.warehouse
+    ends = dt.datetime.combine(context.day + dt.timedelta(days=1), dt.time(), dt.UTC)
+    catalogue = spark.read.parquet(items(context).data)
+    numbers = spark.read.parquet(warehouse.slot(ITEM_IDS.name).require("run jobs/build_dataset.py first").data)
+    interactions = spark.read.parquet(dataset.interactions.data)
+    return item_facts(interactions, catalogue, numbers, int(ends.timestamp()), dataset.feed.manifest["n_items"])
 
 
 def _user_labels(context: Context, dataset: Dataset) -> DataFrame | None:
@@ -114,6 +137,7 @@ def report(context: Context, run: TrackedRun, measured: Version) -> None:
             target.table(table, "comparison/comparison.json")
             target.describe(markdown(results))
     named = worst(context, measured)
+    _report_groups(context, run, measured)
     run.table(slice_table(from_json(measured.manifest["slices"])), "slices.json")
     run.describe(markdown(results) + "\n" + slices_markdown(named))
     lowest = {name: rows[0] for name, rows in named.items() if rows}
@@ -138,6 +162,23 @@ def costs_of(measured: Version) -> dict[str, Cost]:
     if "costs" not in measured.manifest:
         raise DataError(f"{measured.path}: does not say what the models cost; run jobs/evaluate.py again")
     return {name: Cost.from_json(values) for name, values in measured.manifest["costs"].items()}
+
+
+def _report_groups(context: Context, run: TrackedRun, measured: Version) -> None:
+    """Log which groups of items get how much exposure, and how far apart the groups of users are."""
+    groups = measured.manifest["groups"]
+    rows = [
+        (kind, name, of["items"], of["interactions"], model, of["exposure"][model], of["ratio"].get(model))
+        for kind, found in groups.items()
+        for name, of in found.items()
+        for model in of["exposure"]
+    ]
+    columns = ["groups by", "group", "of items", "of interactions", "model", "of exposure", "ratio"]
+    run.table(pd.DataFrame(rows, columns=columns), "groups.json")
+    tail = groups["popularity"].get("tail", {"ratio": {}})
+    run.metrics({f"{model}_tail_exposure_ratio": ratio for model, ratio in tail["ratio"].items()})
+    gaps = user_gaps(from_json(measured.manifest["slices"]), context.config.promotion.min_slice_users)
+    run.metrics({f"{name}_gap_{kind}": gap.gap for name, kinds in gaps.items() for kind, gap in kinds.items()})
 
 
 def _model_runs(context: Context, name: str) -> list[TrackedRun]:

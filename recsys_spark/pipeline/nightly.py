@@ -53,7 +53,8 @@ def _nightly(context: Context) -> StageResult:
     _show(context, done, seconds)
     return StageResult(
         inputs=done["ingest"].inputs,
-        outputs=done["recommend"].outputs | {"champion": done["promote"].outputs["champion"]},
+        outputs=done["recommend"].outputs
+        | {"champion": done["promote"].outputs["champion"], "report": done["report"].outputs["report"]},
         counts=done["ingest"].counts | done["build_dataset"].counts,
         metrics={
             "why": done["promote"].metrics["why"],
@@ -83,6 +84,7 @@ def _show(context: Context, done: dict[str, StageResult], seconds: dict[str, flo
     users = done["recommend"].counts["users"]
     console.print(f"                 {users:,} users, {done['recommend'].metrics['coverage']:.0%} of the items appear")
     console.print(_list_grid(context), soft_wrap=False)
+    console.print(f"the page         {done['report'].outputs['report']}")
     where = "make ui" if context.config.tracking.uri is None else context.config.tracking.uri
     console.print(f"look at the runs: {where}, experiment {context.config.name!r}")
 

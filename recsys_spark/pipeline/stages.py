@@ -18,6 +18,7 @@ from recsys_spark.models import RANKERS, TWO_STAGE
 from recsys_spark.pipeline import decision as deciding
 from recsys_spark.pipeline import log_checks, measurement, night, off_policy, reconciliation
 from recsys_spark.pipeline.context import Context, StageResult
+from recsys_spark.pipeline.report import report
 from recsys_spark.recommendation.publish import publish
 from recsys_spark.tracking import promotion
 from recsys_spark.tracking.report import markdown
@@ -248,5 +249,6 @@ STAGES: dict[str, Stage] = {
     "evaluate": evaluate,
     "promote": promote,
     "recommend": recommend,
+    "report": report,
 }
 """Every stage by the name of its job, in the order of the night."""

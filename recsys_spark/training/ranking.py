@@ -89,7 +89,7 @@ class RankingValidation:
 
         They come one label after the other.
         """
-        logits = self._logits(model)
+        logits = self.logits(model)
         sums: list[float] = []
         for t, label in enumerate(self.labels):
             truth, scores = self.rows[label], logits[:, t]
@@ -114,7 +114,7 @@ class RankingValidation:
 
     def report(self, model: TorchRanker) -> dict[str, float]:
         """Return AUC, GAUC and log-loss of each label, of a part that one process has read."""
-        logits = self._logits(model)
+        logits = self.logits(model)
         found: dict[str, float] = {}
         for t, label in enumerate(self.labels):
             truth, scores, name = self.rows[label], logits[:, t], label.removeprefix("label_")
@@ -125,6 +125,7 @@ class RankingValidation:
             }
         return found
 
-    def _logits(self, model: TorchRanker) -> np.ndarray:
+    def logits(self, model: TorchRanker) -> np.ndarray:
+        """Return the scores of the rows, `[n, labels]`."""
         batch = {name: torch.from_numpy(np.array(values)) for name, values in self.rows.items()}
         return model.score_rows(batch).reshape(-1, len(self.labels))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from recsys_spark.evaluation.metrics.hits import Bools, Floats, Ints, hit_matrix, largest_id
+from recsys_spark.evaluation.metrics.hits import Bools, Floats, Ints, Truth, hit_matrix, largest_id
 
 # --- of all lists ---
 
@@ -180,14 +180,15 @@ def freshness_at_k(ranked: Ints, age_days: Floats, within: float, k: int) -> Flo
     return _mean_of_items(ranked, (age_days <= within).astype(float), k)
 
 
-def repeat_rate_at_k(ranked: Ints, histories: Sequence[ArrayLike], k: int) -> Floats:
+def repeat_rate_at_k(ranked: Ints, histories: Sequence[ArrayLike] | Truth, k: int) -> Floats:
     """Share of the listed items that the user has had before.
 
     >>> repeat_rate_at_k(np.array([[1, 2], [3, 0]]), [np.array([2, 5]), np.array([1])], k=2).tolist()
     [0.5, 0.0]
     """
-    n_items = max(largest_id(ranked), *(int(np.max(h, initial=0)) for h in histories)) if len(ranked) else 0
-    return _share(hit_matrix(ranked, histories, n_items)[:, :k], ranked[:, :k])
+    laid = Truth.of(histories)
+    n_items = max(largest_id(ranked), largest_id(laid.items))
+    return _share(hit_matrix(ranked, laid, n_items)[:, :k], ranked[:, :k])
 
 
 def churn_at_k(before: Ints, after: Ints, k: int) -> Floats:
