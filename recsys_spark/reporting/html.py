@@ -27,9 +27,8 @@ def number(value: float | int | None, digits: int = 4) -> str:
     """
     if value is None or not math.isfinite(value):
         return NOTHING
-    if isinstance(value, int) or abs(value) >= 1_000:
-        return f"{value:,.0f}"
-    return f"{value:.{digits}f}"
+    whole = isinstance(value, int) or abs(value) >= 1_000
+    return (f"{value:,.0f}" if whole else f"{value:.{digits}f}").replace("-", "−")
 
 
 def signed(value: float | None, digits: int = 4) -> str:
@@ -98,11 +97,11 @@ def empty(why: str) -> Fragment:
     return Fragment('<p class="empty">{}</p>').format(why)
 
 
-def side_by_side(*parts: object) -> Fragment:
+def side_by_side(*parts: Markup) -> Fragment:
     """Lay figures beside each other where there is room, below each other where there is none."""
     return Fragment('<div class="tiles">{}</div>').format(Fragment("\n").join(parts))
 
 
-def together(*parts: object) -> Fragment:
+def together(*parts: Markup) -> Fragment:
     """Put pieces one below the other."""
     return Fragment("\n").join(parts)

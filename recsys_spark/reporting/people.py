@@ -137,7 +137,7 @@ def _names(spark: SparkSession, dense: set[int], raw: set[str], items: DataFrame
     return _Names(found, titles)
 
 
-def _person(n: int, raw: str, block: UserBlock, given: list, said: Mapping[str, list], names: _Names) -> Person:  # type: ignore[type-arg]
+def _person(n: int, raw: str, block: UserBlock, given: list, said: Mapping[str, list], names: _Names) -> Person:
     own = slice(block.offsets[n], block.offsets[n + 1])
     had = list(zip(block.items[own].tolist(), block.weights[own].tolist(), strict=True))
     mine = [row for row in given if row["user_id"] == raw]

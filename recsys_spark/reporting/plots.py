@@ -14,7 +14,7 @@ from recsys_spark.reporting.html import Fragment, number
 
 WIDTH = 360
 _ROW, _PLOT = 20, 190
-_CHARACTER = 6.1  # mean width of a letter of 11 px
+_CHARACTER = 6.6  # width of a wide letter of 11 px
 _COLORS = ("#2567b0", "#c2571a", "#2b8a57", "#7d56c2", "#b3365f", "#6b7785", "#8a6d1d", "#1c8a99")
 STATUS = {"pass": "var(--ok,#2567b0)", "warn": "var(--warn,#b87503)", "stop": "var(--bad,#c0392b)"}
 _KEY = "white-space:nowrap;margin-right:1em"

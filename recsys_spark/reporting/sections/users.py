@@ -15,7 +15,8 @@ def users(night: Night) -> Fragment:
     """Return a card for each user."""
     if not night.people:
         return empty("No lists of this night are in the warehouse, or none of their users is known any more.")
-    about = "Chosen by a hash of the id, so mostly the same ones every night. Scores are comparable within a list only."
+    about = "Chosen by a hash of the id, so mostly the same ones every night. Scores compare within a list only; "
+    about += "marked items are in the published list, too."
     if night.pseudonyms:
         about += " Ids are pseudonyms."
     return together(text(about), *(_card(person, night.measured.models) for person in night.people))
@@ -23,11 +24,11 @@ def users(night: Night) -> Fragment:
 
 def _card(person: Person, order: Sequence[str]) -> Fragment:
     said = sorted(person.said, key=lambda name: (name not in order, order.index(name) if name in order else 0, name))
-    shown = {i.item_id for i in person.published}
+    shown = frozenset(i.item_id for i in person.published)
     columns = [
         _list("history, newest first", f"{person.n_history} items", person.history, 0, frozenset()),
         _list("published", f"by {person.by}", person.published, 3, frozenset()),
-        *(_list(name, "", person.said[name], 3, frozenset(shown)) for name in said),
+        *(_list(name, "", person.said[name], 3, shown if name != person.by else frozenset()) for name in said),
     ]
     return Fragment(
         '<article class="user"><h3 data-user="{}">{}</h3><div class="scroll" role="region" tabindex="0" '
