@@ -20,6 +20,8 @@ from recsys_spark.evaluation.off_policy import Rounds
 from recsys_spark.models.base import UserBlock
 from recsys_spark.models.popularity import Popularity
 from recsys_spark.pipeline import job, stages
+from recsys_spark.pipeline import off_policy as off_policy_stage
+from recsys_spark.pipeline.context import StageResult
 from recsys_spark.pipeline.nightly import nightly
 from recsys_spark.recommendation.exploration import explore, propensities
 from recsys_spark.recommendation.select import recommend_block
@@ -171,5 +173,7 @@ def test_the_night_after_one_that_explored_estimates_what_its_models_would_have_
     assert run(stages.evaluate, "--date", "2026-01-04")["outputs"]["off_policy"] == {}  # nothing was drawn before it
     run(nightly, "--date", "2026-01-05")
     (found,) = run(stages.evaluate, "--date", "2026-01-05")["outputs"]["off_policy"].values()
+    told = run(lambda c: StageResult(outputs=off_policy_stage.told(c, "popularity")), "--date", "2026-01-05")
+    assert told["outputs"] == found  # what the decision is told
     assert found["rounds"] > 50 and 0 < found["mean_weight"] < 3
     assert found["logging"]["mean"] == pytest.approx(found["ips"]["mean"], abs=0.3)

@@ -14,6 +14,7 @@ from recsys_spark.config import EvaluationConfig, PromotionConfig
 from recsys_spark.evaluation.bootstrap import Interval, bootstrap_sums, bootstrap_sums_by_name
 from recsys_spark.evaluation.bootstrap_rows import paired_sums, paired_values
 from recsys_spark.evaluation.cost import Cost, block_times, milliseconds, size_of
+from recsys_spark.evaluation.off_policy import OffPolicy
 from recsys_spark.evaluation.permutation import sign_flip_sums
 from recsys_spark.evaluation.power import minimal_detectable_effect
 from recsys_spark.evaluation.results import compare
@@ -221,7 +222,9 @@ def test_the_record_says_all_that_the_gate_saw(users):
     metrics, slices = (paired_sums(rows, "a", "b", column, REPLICATES, SEED) for column in ("metrics", "slices"))
     ids, differences = paired_values(rows, "a", "b", "ndcg@10")
     p_value = sign_flip_sums(differences, ids, REPLICATES, SEED).p_value()
-    evidence = Evidence(metrics, slices, p_value, (Cost(2.5, 3_000_000), CHEAP))
+    earned = OffPolicy(*[Interval(0.1, 0.05, 0.15, 50)] * 5, Interval(0.02, -0.01, 0.05, 50), 500, 80.0, 1.0, 0.0)
+    gates = "12 passed, 1 warned"
+    evidence = Evidence(metrics, slices, p_value, (Cost(2.5, 3_000_000), CHEAP), gates, earned.to_json())
     means = {"ndcg@10": Interval(0.2, 0.1, 0.3, 880), "coverage@10": Interval(0.3, 0.2, 0.4, 880)}
     checks = guardrails(STRICT, means, means, slices, CONFIDENCE, CHEAP)
     decision = decide("a", "b", metrics["ndcg@10"].interval(CONFIDENCE), 0.0, checks)
@@ -237,6 +240,9 @@ def test_the_record_says_all_that_the_gate_saw(users):
     page = record_markdown(record)
     assert page.index("| country=SE |") < page.index("| country=FI |")  # worst first
     assert "| ms to score a user | 2.5 | 0.1 |" in page and "| MB | 3 | 1 |" in page
+    assert again["data_gates"] == gates and f"Data gates: {gates}." in page
+    assert again["off_policy"]["gain"]["high"] == 0.05
+    assert "over 500 lists drawn by chance (worth 80): 0.1 a list, +0.0200 [-0.0100, +0.0500] beside" in page
     assert "| max_slice_loss | NO |" in page and "held back" in page.splitlines()[0]
 
 
@@ -254,4 +260,5 @@ def test_a_record_of_one_user_has_no_nan():
     )
     json.dumps(record, allow_nan=False)
     page = record_markdown(record)
+    assert "Data gates: not asked." in page and "Off-policy" not in page
     assert "p = unknown" in page and "| ms to score a user | unknown | 0.1 |" in page

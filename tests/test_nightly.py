@@ -132,6 +132,7 @@ def test_the_decision_is_kept_with_the_version_that_it_is_about(night):
         record = json.load(file)
     assert record["promoted"] == bool(promote.data.metrics["promoted"])
     assert record["opponent"] == "popularity" and record["difference"]["n"] > 10
+    assert "0 stop" in record["data_gates"] and record["off_policy"] is None
     assert {"ndcg@10", "recall@20", "novelty@10"} <= record["metrics"].keys()
     assert {name.partition("=")[0] for name in record["slices"]} == {"activity", "tenure", "user", "item"}
     (decided,) = (

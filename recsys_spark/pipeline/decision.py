@@ -14,7 +14,9 @@ from recsys_spark.evaluation.bootstrap import BootstrapSums
 from recsys_spark.evaluation.bootstrap_rows import paired_sums, paired_values
 from recsys_spark.evaluation.evaluate import from_json
 from recsys_spark.evaluation.permutation import sign_flip_sums
+from recsys_spark.pipeline import off_policy
 from recsys_spark.pipeline.context import Context
+from recsys_spark.pipeline.log_checks import GATES
 from recsys_spark.pipeline.measurement import costs_of
 from recsys_spark.pipeline.night import resolve_champion
 from recsys_spark.schemas import USER_METRICS
@@ -95,7 +97,8 @@ def _evidence(context: Context, measured: Version, a: str, b: str) -> Evidence:
     ids, differences = paired_values(users, a, b, promotion.METRIC)
     costs = costs_of(measured)
     p_value = sign_flip_sums(differences, ids, replicates, seed).p_value()
-    return Evidence(metrics, slices, p_value, (costs[a], costs[b]))
+    gates, earned = context.night_run.tag(GATES), off_policy.told(context, a)
+    return Evidence(metrics, slices, p_value, (costs[a], costs[b]), gates, earned)
 
 
 def _keep(context: Context, run: TrackedRun, challenger: registry.Registered, record: dict[str, Any]) -> None:

@@ -21,6 +21,9 @@ from recsys_spark.tracking.gates_report import gates_markdown, gates_plot, gates
 from recsys_spark.tracking.runs import TrackedRun
 from recsys_spark.warehouse import Version
 
+GATES = "recsys.gates"
+"""The tag of a night, and of its stage, that says what the gates found."""
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -95,9 +98,9 @@ def track(context: Context, run: TrackedRun, judged: Judged) -> None:
     run.table(gates_table(judged.results), "gates/gates.json")
     run.metrics({f"gate/{r.gate}": r.value for r in judged.results if r.value is not None})
     run.describe(gates_markdown(judged.results))
-    named = {f"recsys.gates.{s}": ", ".join(r.gate for r in judged.of(s)) for s in ("warn", "stop") if judged.of(s)}
-    run.tags({"recsys.gates": summary(judged.results), **named})
-    context.night_run.tags({"recsys.gates": summary(judged.results)})
+    named = {f"{GATES}.{s}": ", ".join(r.gate for r in judged.of(s)) for s in ("warn", "stop") if judged.of(s)}
+    run.tags({GATES: summary(judged.results), **named})
+    context.night_run.tags({GATES: summary(judged.results)})
 
 
 def act(judged: Judged) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+from typing import Any
 
 import pandas as pd
 
@@ -18,6 +20,7 @@ from recsys_spark.schemas import EXPOSURES, ITEM_IDS, USER_IDS
 from recsys_spark.tracking.runs import TrackedRun
 from recsys_spark.warehouse import Version
 
+_TAG = "recsys.off_policy."
 ESTIMATES = ("logging", "ips", "snips", "clipped", "doubly_robust", "gain")
 
 
@@ -68,12 +71,19 @@ def _last_day(context: Context, day: dt.date) -> dt.date:
     return min([window, context.day, *(d for d in days if d > day)])
 
 
-def report(run: TrackedRun, found: dict[str, OffPolicy]) -> None:
-    """Log the estimates: a table, and figures for comparing nights."""
+def told(context: Context, model: str) -> dict[str, Any] | None:
+    """Return what the night's evaluation estimated for a model, as `OffPolicy.to_json` has it; None if nothing."""
+    text = context.night_run.tag(_TAG + model)
+    return None if text is None else json.loads(text)
+
+
+def report(context: Context, run: TrackedRun, found: dict[str, OffPolicy]) -> None:
+    """Log the estimates: a table, figures for comparing nights, and on the night what its decision will be told."""
     if not found:
         return
     rows = []
     for name, of in found.items():
+        context.night_run.tags({_TAG + name: json.dumps(of.to_json())})
         run.metrics({f"off_policy_{name}_{e}": getattr(of, e).mean for e in ESTIMATES})
         run.metrics({f"off_policy_{name}_effective": of.effective, f"off_policy_{name}_mean_weight": of.mean_weight})
         for e in ESTIMATES:

@@ -156,7 +156,7 @@ def evaluate(context: Context) -> StageResult:
         version, _ = measurement.measure(context, dataset)
         measurement.report(context, run, version)
         earned = off_policy.measure(context, dataset)
-        off_policy.report(run, earned)
+        off_policy.report(context, run, earned)
     return StageResult(
         inputs={"dataset": dataset.name, "models": version.manifest["candidates"]},
         outputs={

@@ -32,6 +32,10 @@ class Evidence:
     """Of the permutation test of NDCG@10."""
     costs: tuple[Cost, Cost]
     """Of challenger and opponent."""
+    gates: str | None = None
+    """What the gates said of the day's log, in words; None where nobody asked them."""
+    off_policy: Mapping[str, Any] | None = None
+    """`OffPolicy.to_json` of the challenger: what it would have earned; None where no list was drawn by chance."""
 
 
 def decision_record(
@@ -67,6 +71,8 @@ def decision_record(
         "p_permutation": evidence.p_value,
         "minimal_detectable_effect": minimal_detectable_effect(error, confidence, POWER),
         "costs": dict(zip(("challenger", "opponent"), map(asdict, evidence.costs), strict=True)),
+        "data_gates": evidence.gates,
+        "off_policy": evidence.off_policy,
         "checks": [asdict(check) for check in decision.checks],
         "metrics": metrics,
         "slices": slices,
@@ -88,6 +94,9 @@ def record_markdown(record: dict[str, Any]) -> str:
         f"of {_plain(record['minimal_detectable_effect'])}.",
         "",
     ]
+    lines += [f"Data gates: {record['data_gates'] or 'not asked'}.", ""]
+    if record["off_policy"]:
+        lines += [_off_policy(record["off_policy"]), ""]
     lines += ["| | challenger | opponent |", "|---|---|---|"]
     for label, key, scale in (("ms to score a user", "score_ms", 1.0), ("MB", "bytes", 1e-6)):
         ours, theirs = (record["costs"][side][key] for side in ("challenger", "opponent"))
@@ -102,6 +111,15 @@ def record_markdown(record: dict[str, Any]) -> str:
         worst = dict(sorted(record["slices"].items(), key=lambda item: item[1]["mean"] or 0.0))
         lines += ["", f"{METRIC} by slice, worst first:", "", *_grid("slice", worst)]
     return "\n".join(lines) + "\n"
+
+
+def _off_policy(found: Mapping[str, Any]) -> str:
+    earned, more = (found[name] for name in ("doubly_robust", "gain"))
+    gained = f"{_signed(more['mean'])} [{_signed(more['low'])}, {_signed(more['high'])}]"
+    return (
+        f"Off-policy, doubly robust, over {found['rounds']} lists drawn by chance "
+        f"(worth {_plain(found['effective'])}): {_plain(earned['mean'])} a list, {gained} beside what was published."
+    )
 
 
 def _two_sided(sums: BootstrapSums) -> float:

@@ -42,6 +42,11 @@ class TrackedRun:
     def tags(self, values: dict[str, Any]) -> None:
         self.store.client.log_batch(self.run_id, tags=[RunTag(k, str(v)) for k, v in values.items()])
 
+    def tag(self, name: str) -> str | None:
+        """Return a tag's value, or None."""
+        found = self.store.client.get_run(self.run_id).data.tags.get(name)
+        return None if found is None else str(found)
+
     def name_night(self, night: dt.date) -> None:
         """Say which night this is, once a run that was started without a date knows it."""
         self.tags({_NIGHT: night, MLFLOW_RUN_NAME: f"nightly {night}"})
