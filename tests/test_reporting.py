@@ -65,6 +65,8 @@ def night(**changes):
     """A night with something in every section."""
     ends = Interval(0.2, 0.15, 0.25, 400)
     metrics = {f"{m}@10": ends for m in ("ndcg", "recall", "mrr", "map", "coverage", "gini", "novelty", "diversity")}
+    metrics["coverage@10"] = Interval(0.2, None, None, 30)  # as nights of few users have it
+    metrics["gini@10"] = Interval(float("nan"), float("nan"), float("nan"), 30)
     slices = {f"activity={v}": Interval(0.1 * n, 0.05, 0.4, 200) for n, v in enumerate(("1-4", "5-19", "100+"), 1)}
     slices |= {"user=cold": Interval(0.1, 0.0, 0.2, 3)}
     groups = {

@@ -75,7 +75,10 @@ def exposure_intervals(
     measure = partial(_measure, catalogue=catalogue, ks=ks, confidence=confidence, sizes=sizes)
     schema = "model string, split string, name string, mean double, low double, high double"
     rows = cells.groupBy("model", "split").applyInPandas(measure, schema).collect()
-    found = {(r.model, r.split, r.name): Interval(r.mean, r.low, r.high, sizes[r.model, r.split]) for r in rows}
+    found = {}
+    for r in rows:  # on its way from pandas, NaN has become null
+        mean, low, high = (float("nan") if x is None else x for x in (r.mean, r.low, r.high))
+        found[r.model, r.split, r.name] = Interval(mean, low, high, sizes[r.model, r.split])
     for (model, split), n in sizes.items():  # lists that are all empty have no cells
         for name, (figure, _) in FIGURES.items():
             nothing = Interval(figure(np.zeros(catalogue, np.int64)), float("nan"), float("nan"), n)

@@ -62,9 +62,9 @@ def percent(value: float | None) -> str:
 
 def interval(found: Interval | None, digits: int = 4) -> Fragment:
     """Return a mean with its interval behind it, smaller."""
-    if found is None or not math.isfinite(found.mean):
+    if found is None or number(found.mean) == NOTHING:
         return Fragment(NOTHING)
-    ends = f"{number(found.low, digits)} – {number(found.high, digits)}" if math.isfinite(found.low) else ""
+    ends = f"{number(found.low, digits)} – {number(found.high, digits)}" if number(found.low) != NOTHING else ""
     return Fragment('{} <span class="ends">{}</span>').format(number(found.mean, digits), ends)
 
 
