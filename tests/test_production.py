@@ -137,7 +137,7 @@ def test_two_nights_at_once_through_mlflow_on_postgresql(tmp_path):
             return submit(
                 "nightly", "--config", str(configs[name]), f"name={name}", f"seed={users}", "spark.master=local[1]",
                 f"spark.event_log={events}", f"log.generate.users={users}",
-                *([f"tracking.artifacts=file://{tmp_path}/shared"] if name == "two" else []),
+                *([f"tracking.artifacts=file://{tmp_path}/shared"] if name == "two" else []), timeout=700,
             )  # fmt: skip
 
         before = os.umask(0o027)  # as scripts/submit.sh sets it
