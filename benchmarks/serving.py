@@ -183,7 +183,8 @@ def measure(uri: str, model: str, args: argparse.Namespace) -> list[Row]:
                     ours, peer = float(np.percentile(times, q)), float(np.percentile(own, q))
                     rows.append(Row(f"{about}, p{q}", ours, "ms", "in this process, one by one", peer, ours / peer))
                 rows.append(Row(f"{about}, answered", rate, "requests/s"))
-                rows.append(replace(rows[-1], work=f"{about}, lists", ours=rate * size, unit="lists/s"))
+                if size > 1:
+                    rows.append(replace(rows[-1], work=f"{about}, lists", ours=rate * size, unit="lists/s"))
     return rows
 
 

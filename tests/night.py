@@ -60,10 +60,12 @@ def environment() -> dict[str, str]:
     }
 
 
-def submit(job: str, *arguments: str, master: str | None = None) -> subprocess.CompletedProcess[str]:
+def submit(
+    job: str, *arguments: str, master: str | None = None, timeout: float = 280
+) -> subprocess.CompletedProcess[str]:
     """Run a job through spark-submit and wait for it."""
     command = ["spark-submit", *(["--master", master] if master else []), f"jobs/{job}.py", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=timeout)
 
 
 def last_line(stdout: str) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def test_two_nights_at_once_through_mlflow_on_postgresql(tmp_path):
             return submit(
                 "nightly", "--config", str(configs[name]), f"name={name}", f"seed={users}", "spark.master=local[1]",
                 f"spark.event_log={events}", f"log.generate.users={users}",
-                *([f"tracking.artifacts=file://{tmp_path}/shared"] if name == "two" else []),
+                *([f"tracking.artifacts=file://{tmp_path}/shared"] if name == "two" else []), timeout=700,
             )  # fmt: skip
 
         before = os.umask(0o027)  # as scripts/submit.sh sets it
@@ -176,7 +176,8 @@ def whole_and_alone(client, name, root, line):
     assert {r.info.status for r in runs} == {"FINISHED"}
     by_name = {r.data.tags["mlflow.runName"]: r for r in runs}
     stages = {"check_log", "evaluate", "promote", "recommend"}
-    assert set(by_name) == {f"nightly {line['run_date']}", "train popularity", "train als", *stages}
+    assert set(by_name) >= {f"nightly {line['run_date']}", "train popularity", "train als", *stages}
+    assert len(by_name) == len(runs)  # each once
     parent = by_name.pop(f"nightly {line['run_date']}")
     assert {r.data.tags["mlflow.parentRunId"] for r in by_name.values()} == {parent.info.run_id}
     assert parent.data.metrics["ingest_events"] == line["counts"]["events"]
