@@ -206,6 +206,10 @@ class Matrix:
         return np.tile(self.scores, (len(users), 1))
 
 
+def test_without_a_history_nobody_is_scored(tmp_path):
+    check_scores(Matrix([np.nan] * 3), "m", tmp_path / "known=train")
+
+
 def test_having_no_opinion_is_no_fault_and_scoring_nan_is_one(tmp_path):
     known = histories(tmp_path / "known=train", 4)
     check_scores(Matrix([-np.inf, 1, -np.inf]), "m", known)
