@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import gzip
 import json
+import shutil
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -227,6 +229,55 @@ def test_redis_switches_in_one_step(house, monkeypatch):
         with pytest.raises(RunError, match=r"export\.redis redis://127\.0\.0\.1") as error:
             hand_over(4)
         assert PASSWORD not in str(error.value)
+
+
+@pytest.mark.slow
+def test_postgres_killed_in_mid_export_comes_back_with_the_lists_of_before(house, tmp_path):
+    import psycopg
+
+    from recsys_spark.export.postgres import to_postgres
+
+    folder = Path(tempfile.mkdtemp())  # where the user that it runs as may go
+    server = servers.Postgres(folder)
+    server.start()
+    try:
+
+        def hand_over(number):
+            version = publish(house, number, users=500)
+            return to_postgres(version, version.name, server.address, "recommendations", keep=2)
+
+        def lists():
+            with psycopg.connect(server.address) as reader:
+                rows = reader.execute("SELECT user_id, item_id FROM recommendations ORDER BY user_id, rank").fetchall()
+                tables = reader.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone()
+            found: dict[str, list[str]] = {}
+            for user, item in rows:
+                found.setdefault(user, []).append(item)
+            return found, tables
+
+        def kill_while_it_waits():
+            waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            with psycopg.connect(server.address, autocommit=True) as looking:
+                while looking.execute(waits).fetchone() == (0,):
+                    time.sleep(0.02)
+            server.kill()
+
+        hand_over(1)
+        with psycopg.connect(server.address) as reading:
+            reading.execute("SELECT 1 FROM recommendations LIMIT 1")  # holds the export up, before it switches
+            killer = threading.Thread(target=kill_while_it_waits)
+            killer.start()
+            with pytest.raises(RunError, match=r"export\.postgres .*start it"):
+                hand_over(2)
+            killer.join()
+            reading.close()
+        server.start()
+        assert lists() == (expected(1, users=500), (1,)), "nothing of the second is left"
+        hand_over(2)
+        assert lists()[0] == expected(2, users=500)
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.slow

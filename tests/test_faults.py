@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import requests
+import servers
 from night import write_config
 
 from recsys_spark.config import load_config
@@ -22,6 +23,8 @@ from recsys_spark.errors import DataError, RunError
 from recsys_spark.models import als
 from recsys_spark.pipeline import job
 from recsys_spark.pipeline.causes import known_cause
+from recsys_spark.pipeline.context import StageResult
+from recsys_spark.pipeline.night import stage_run
 from recsys_spark.pipeline.rollback import roll_back
 from recsys_spark.tracking.runs import TrackedRun, closing
 from recsys_spark.training.sound import check_scores
@@ -113,6 +116,37 @@ def test_a_store_that_is_gone_does_not_hide_why_a_run_failed():
         raise ValueError("the true cause")
 
 
+@pytest.mark.slow
+def test_a_tracking_server_that_is_killed_in_mid_stage_ends_the_job_with_one_line(tmp_path, capfd):
+    """Really killed, and started again: the same command goes through, on the run that was left open."""
+    (tmp_path / "server").mkdir()
+    server = servers.Mlflow(tmp_path / "server")
+    server.start()
+    try:
+        config = write_config(tmp_path, tracking=f"{{uri: '{server.address}'}}")
+
+        def stage(context, _, kill=True):
+            with stage_run(context, "evaluate") as run:
+                run.metrics({"x": 1.0})
+                if kill:
+                    server.kill()
+                run.metrics({"y": 2.0})
+            return StageResult()
+
+        arguments = ["--config", str(config), "--date", "2026-01-05"]
+        assert job.run("evaluate", stage, "", arguments) == 1
+        said = capfd.readouterr().err
+        (line,) = [line for line in said.splitlines() if line.startswith("error")]
+        assert f"{server.address}: the tracking server does not answer any more" in line and "start it" in line
+        assert "Traceback" not in said
+        assert job.run("evaluate", stage, "", arguments) == 1, "and before anything is done where it is still away"
+        assert "no tracking server answers" in capfd.readouterr().err
+        server.start()
+        assert job.run("evaluate", lambda context, _: stage(context, _, kill=False), "", arguments) == 0
+    finally:
+        server.kill()
+
+
 def made(slot, name):
     return slot.materialize(name, lambda path: {"table": "t"})[0]
 
@@ -170,6 +204,10 @@ class Matrix:
 
     def score(self, users):
         return np.tile(self.scores, (len(users), 1))
+
+
+def test_without_a_history_nobody_is_scored(tmp_path):
+    check_scores(Matrix([np.nan] * 3), "m", tmp_path / "known=train")
 
 
 def test_having_no_opinion_is_no_fault_and_scoring_nan_is_one(tmp_path):

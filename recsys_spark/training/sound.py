@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from recsys_spark.errors import DataError
 from recsys_spark.models.base import Recommender
@@ -19,11 +20,13 @@ def check_scores(model: Recommender, name: str, histories: Path) -> None:
     """Let a model that was just trained score some users.
 
     Args:
-        histories: files of the `histories` table, for one moment.
+        histories: files of the `histories` table, for one moment; nobody is scored where it is empty.
 
     Raises:
         DataError: a score, or a vector that scores are products of, is NaN or infinite.
     """
+    if not any(pq.read_metadata(file).num_rows for file in histories.glob("*.parquet")):
+        return
     users = sample_users(histories, max(1, min(_USERS, _SCORES // max(1, model.n_items))))
     if model.dot_product:
         vectors: Any = model

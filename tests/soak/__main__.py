@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ if __name__ == "__main__":
     parser.add_argument("--folder", type=Path, default=Path("build/soak"))
     parser.add_argument("--keep", action="store_true", help="leave the disk mounted at FOLDER/disk")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that its servers end, too
     try:
         sys.exit(0 if soak(args.folder.absolute(), args.nights, args.seed, args.only, args.keep) else 1)
     except Broken as broken:
