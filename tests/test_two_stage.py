@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -220,6 +221,11 @@ def test_a_night_of_two_stages(tmp_path, capsys):
     assert {row[4] for row in published(tmp_path)} <= {"two_stage", "popularity"}
     code, out = run("recommend")
     assert code == 0 and last_line(out.out)["outputs"]["reused"]
+    code, out = run("report")
+    assert code == 0, out.err
+    page = Path(last_line(out.out)["outputs"]["report"]).read_text("utf-8")
+    for wanted in ("din: chance of a click", "mmoe: chance of a", "calibration of the rankers", "<h4>two_stage"):
+        assert wanted in page, wanted
 
     warehouse = tmp_path / "warehouse" / "tiny"
     shutil.rmtree(next((warehouse / "feeds" / "impressions").glob("date=*")))
