@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+_BEGIN, _END = "<!-- soak:begin -->", "<!-- soak:end -->"
 _PACKAGES = ("pyspark", "pyarrow", "torch", "horovod", "petastorm", "mlflow")
 
 
@@ -60,7 +61,16 @@ def write(folder: Path, seed: int, rows: list[Row], invariants: dict[str, str], 
         "invariants": invariants, "nights": [asdict(row) for row in rows],
     }  # fmt: skip
     (folder / "soak.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    (folder / "soak.md").write_text(markdown(rows, invariants), encoding="utf-8")
+    nights = len({row.night for row in rows}) - 1
+    head = f"`make soak SEED={seed} NIGHTS={nights}`, {seconds / 60:.0f} minutes on {machine()}:\n\n"
+    (folder / "soak.md").write_text(head + markdown(rows, invariants), encoding="utf-8")
+
+
+def into(document: Path, folder: Path) -> None:
+    """Put the tables of a soak into a document, between its two marks."""
+    text, tables = document.read_text(encoding="utf-8"), (folder / "soak.md").read_text(encoding="utf-8")
+    before, _, rest = text.partition(_BEGIN)
+    document.write_text(f"{before}{_BEGIN}\n\n{tables}\n{_END}{rest.partition(_END)[2]}", encoding="utf-8")
 
 
 def markdown(rows: list[Row], invariants: dict[str, str]) -> str:
