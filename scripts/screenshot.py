@@ -19,14 +19,14 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 
 
 class Page:
     """A tab of a browser, spoken to by the DevTools protocol."""
 
-    def __init__(self, address: str) -> None:
-        self.socket = connect(address, max_size=None)
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
         self.number = itertools.count(1)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--wait", required=True, help="text that the page has when it is complete")
     parser.add_argument("--script", help="run in the page then, to open what is closed at first")
+    parser.add_argument("--settle", type=float, default=3, help="seconds more, for what is drawn after that text")
     parser.add_argument("--login", help="user and password of Airflow")
     parser.add_argument("--size", default="1440x700", help="of the window, in pixels")
     parser.add_argument("--chromium", default="chromium")
@@ -90,17 +91,18 @@ def _take(found: Path, args: argparse.Namespace, width: int, height: int) -> Non
         time.sleep(0.1)
     port = found.read_text().split()[0]
     with urlopen(Request(f"http://127.0.0.1:{port}/json/new?about:blank", method="PUT"), timeout=60) as answer:
-        page = Page(json.load(answer)["webSocketDebuggerUrl"])
-    page.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-    if args.login:
-        page.call("Network.setCookie", name="_token", value=token(args.url, args.login), url=args.url)
-    page.call("Page.navigate", url=args.url)
-    page.wait(f"document.body && document.body.innerText.includes({json.dumps(args.wait)})", 60)
-    if args.script:
-        page.call("Runtime.evaluate", expression=args.script)
-    time.sleep(3)  # what is drawn after the text is there: pictures, transitions
-    shot = page.call("Page.captureScreenshot", format="png")
-    args.file.write_bytes(base64.b64decode(shot["data"]))
+        address = json.load(answer)["webSocketDebuggerUrl"]
+    with connect(address, max_size=None) as socket:
+        page = Page(socket)
+        page.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        if args.login:
+            page.call("Network.setCookie", name="_token", value=token(args.url, args.login), url=args.url)
+        page.call("Page.navigate", url=args.url)
+        page.wait(f"document.body && document.body.innerText.includes({json.dumps(args.wait)})", 60)
+        if args.script:
+            page.call("Runtime.evaluate", expression=args.script)
+        time.sleep(args.settle)
+        args.file.write_bytes(base64.b64decode(page.call("Page.captureScreenshot", format="png")["data"]))
 
 
 if __name__ == "__main__":
