@@ -30,6 +30,7 @@ models:
   als: {{rank: 8, iterations: 4, blocks: 2}}
   neumf: {{dim: 8, hidden: [16, 8], epochs: 2, batch_size: 256}}
 evaluation: {{replicates: 200}}
+promotion: {{min_slice_users: 5}}
 publish: {{k: 5}}
 spark: {{master: "local[2]", driver_memory: 2g, shuffle_partitions: 2}}
 """
