@@ -1,6 +1,6 @@
 """Context-aware rankers on the embedded log's world, between popularity and the oracle that knows every taste.
 
-The people of `recsys_spark/log/hidden_world.py` act for two weeks; the last day is test, the one before it valid. GAUC
+The people of `recsys_spark/log/hidden_acts.py` act for two weeks; the last day is test, the one before it valid. GAUC
 of clicks on the test day's impressions: by how often an item was clicked before (popularity), by the true utility
 (oracle), and by rankers that learn from the days before with the features of the feed: user, item, category, hour,
 weekday, device, country, position, taste, popularity lately, and the history. What is wanted is 80 % of the oracle's
@@ -17,11 +17,12 @@ from _report import Row, finish, parser
 
 from recsys_spark.config import GeneratorConfig
 from recsys_spark.evaluation.metrics.probability import gauc
+from recsys_spark.log import hidden_acts as acts
 from recsys_spark.log import hidden_world as world
 from recsys_spark.models import module_of
 from recsys_spark.models.features import Features
 
-SEED, BAR, LENGTH, DAY_MS = 42, 0.8, 20, world.DAY_MS
+SEED, BAR, LENGTH, DAY_MS = 42, 0.8, 20, acts.DAY_MS
 SETTINGS = {
     "dim": 16, "hidden": [64, 32], "dropout": 0.2, "batch_size": 1024, "learning_rate": 0.002, "weight_decay": 1e-5,
 }  # fmt: skip
@@ -34,9 +35,9 @@ def live(config: GeneratorConfig, sessions: int) -> tuple[world.Items, dict[str,
     items = world.draw_items(config, SEED)
     blocks = range(world.block_count(config))
     users = [world.draw_users(config, items, SEED, b) for b in blocks]
-    activity = np.array([world.expected_activity(config, u).sum() for u in users])
+    activity = np.array([acts.expected_activity(config, u).sum() for u in users])
     of = np.rint(sessions * activity / activity.sum()).astype(int)
-    parts = [world.simulate(config, items, u, SEED, b, int(n)) for b, u, n in zip(blocks, users, of, strict=True)]
+    parts = [acts.simulate(config, items, u, SEED, b, int(n)) for b, u, n in zip(blocks, users, of, strict=True)]
     events = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
     order = np.argsort(events["ms"], kind="stable")
     tastes = {"start": np.concatenate([u.start for u in users]), "end": np.concatenate([u.end for u in users])}

@@ -15,6 +15,7 @@ import pytest
 from recsys_spark.config import DirtConfig, GeneratorConfig
 from recsys_spark.errors import ConfigError
 from recsys_spark.log import generate, item_texts
+from recsys_spark.log import hidden_acts as acts
 from recsys_spark.log import hidden_world as world
 
 DIRT = DirtConfig(
@@ -22,7 +23,7 @@ DIRT = DirtConfig(
 )
 CONFIG = GeneratorConfig(users=500, items=300, days=6, events=40_000, categories=8, dirt=DIRT)
 SEED = 11
-TYPES = set(world.EVENT_TYPES)
+TYPES = set(acts.EVENT_TYPES)
 
 
 def read_lines(path: Path) -> list[tuple[str, str]]:
@@ -160,7 +161,7 @@ def test_every_form_of_dirt_occurs(lines, rows):
 
 def test_an_event_has_the_fields_of_its_type(events):
     listed = events.event_type.isin(["impression", "click"])
-    assert events[listed].position.between(1, world.SLATE).all()
+    assert events[listed].position.between(1, acts.SLATE).all()
     assert events[~listed].position.isna().all()
     rated = events.event_type == "rating"
     assert set(events[rated].rating) == {1, 2, 3, 4, 5}
@@ -187,8 +188,8 @@ def test_a_step_follows_the_one_before():
     """Impression, click, view, purchase, rating: in this order, and none without those before it."""
     items = world.draw_items(CONFIG, SEED)
     users = world.draw_users(CONFIG, items, SEED, block=0)
-    steps = pd.DataFrame(world.simulate(CONFIG, items, users, SEED, block=0, sessions=400))
-    steps["type"] = np.array(world.EVENT_TYPES)[steps["type"]]
+    steps = pd.DataFrame(acts.simulate(CONFIG, items, users, SEED, block=0, sessions=400))
+    steps["type"] = np.array(acts.EVENT_TYPES)[steps["type"]]
     times = steps.pivot_table(index=["session", "item"], columns="type", values="ms", aggfunc="min")
     for step, before in (("click", "impression"), ("view", "click"), ("purchase", "view"), ("rating", "view")):
         taken = times[times[step].notna()]

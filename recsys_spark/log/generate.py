@@ -7,7 +7,7 @@
     <path>/_generator.json                       what it was made from, and the counts
 
 The same config and seed give the same lines however Spark splits the work: blocks of users are simulated
-by `hidden_world`, and Spark only formats, gathers by day and writes. Dirt, by kind:
+by `hidden_world` and `hidden_acts`, and Spark only formats, gathers by day and writes. Dirt, by kind:
 
 | kind | what is wrong with the line |
 |---|---|
@@ -36,6 +36,7 @@ from pyspark.sql import functions as F
 
 from recsys_spark.config import GeneratorConfig
 from recsys_spark.errors import ConfigError
+from recsys_spark.log import hidden_acts as acts
 from recsys_spark.log import hidden_world as world
 from recsys_spark.log.item_texts import write_catalogue
 from recsys_spark.warehouse import exclusive
@@ -167,7 +168,7 @@ def _write_events(lines: DataFrame, config: GeneratorConfig, folder: Path, seed:
         seen,
         F.count(F.lit(1)).alias("lines"),
         F.count_if(valid).alias("events"),
-        F.count_if(valid & (F.col("type") != world.EVENT_TYPES.index("impression"))).alias("interactions"),
+        F.count_if(valid & (F.col("type") != acts.EVENT_TYPES.index("impression"))).alias("interactions"),
         F.count_if(F.col("kind") == _BOT).alias("bots"),
         *(F.count_if(F.col("kind") == kind).alias(name) for name, kind in kinds.items()),
     )
@@ -191,7 +192,7 @@ def _with_text(lines: DataFrame, seed: int) -> DataFrame:
 
     no_user = is_kind("nulls") & (F.col("number") % 2 == 0)
     no_item = is_kind("nulls") & (F.col("number") % 2 == 1)
-    third, known = F.col("number") % 3, pick(world.EVENT_TYPES, F.col("type"))
+    third, known = F.col("number") % 3, pick(acts.EVENT_TYPES, F.col("type"))
     session = F.concat_ws("-", F.lit(f"session-{seed}"), "user", "session")
     fields = {
         "event_id": F.substring(F.md5(F.concat_ws("-", F.lit(f"event-{seed}"), "number")), 1, 20),
@@ -216,8 +217,8 @@ def _with_text(lines: DataFrame, seed: int) -> DataFrame:
 def _block_lines(config: GeneratorConfig, items: world.Items, seed: int, block: int, sessions: int) -> pd.DataFrame:
     """Return a block's lines in `_COLUMNS`: its events, spoilt or not, the copies, and the bots'."""
     users = world.draw_users(config, items, seed, block)
-    human = world.simulate(config, items, users, seed, block, sessions)
-    bots = world.simulate_bots(config, items, users, seed, block)
+    human = acts.simulate(config, items, users, seed, block, sessions)
+    bots = acts.simulate_bots(config, items, users, seed, block)
     n, size = len(human["user"]), len(human["user"]) + len(bots["user"])
     rng = np.random.default_rng([seed, _DIRT_STREAM, block])
     edges = np.cumsum([getattr(config.dirt, kind) for kind in DIRT])
@@ -227,7 +228,7 @@ def _block_lines(config: GeneratorConfig, items: world.Items, seed: int, block: 
     frame["kind"] = np.concatenate([kind, np.full(size - n, _BOT)])
     frame["number"] = (np.int64(block) << 32) + np.arange(size)
     frame["luck"] = rng.random(size)
-    last, day = config.days - 1, frame["ms"].to_numpy() // world.DAY_MS
+    last, day = config.days - 1, frame["ms"].to_numpy() // acts.DAY_MS
     is_late = frame["kind"] == 1 + DIRT.index("late")
     frame.loc[is_late & (day == last), "kind"] = _CLEAN  # what comes after the log's end is not in it
     delay = rng.integers(1, 6, size=size)
@@ -259,7 +260,7 @@ def _sessions_per_block(config: GeneratorConfig, items: world.Items, seed: int) 
     blocks = world.block_count(config)
     pilot = {b: world.draw_users(config, items, seed, b) for b in sorted({blocks * i // 16 for i in range(16)})}
     weight = np.array([
-        world.expected_activity(config, world.draw_users(config, items, seed, block)).sum() for block in range(blocks)
+        acts.expected_activity(config, world.draw_users(config, items, seed, block)).sum() for block in range(blocks)
     ])  # fmt: skip
     reached = np.concatenate([[0.0], np.cumsum(weight)]) / weight.sum()
     target = config.events / (1 - sum(getattr(config.dirt, kind) for kind in SPOILT))
@@ -268,7 +269,7 @@ def _sessions_per_block(config: GeneratorConfig, items: world.Items, seed: int) 
     for _ in range(6):
         sessions = np.diff(np.rint(reached * total).astype(int)).tolist()
         events = sum(
-            len(world.simulate(config, items, users, seed, block, sessions[block])["user"])
+            len(acts.simulate(config, items, users, seed, block, sessions[block])["user"])
             for block, users in pilot.items()
         )
         miss = abs(events / target - 1)
