@@ -19,24 +19,19 @@ The variables of those who hear of a failure are in `recsys_alerts.py`.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import tempfile
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
-from airflow.providers.standard.operators.bash import BashOperator
-from airflow.sdk import Asset, BaseOperatorLink
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk import Asset
 from recsys_alerts import failed
+from recsys_operators import MLFLOW_URL, BashJob, SparkJob
 
 HOME = Path(os.environ.get("RECSYS_HOME", Path(__file__).resolve().parents[1]))
 CONFIG = HOME / os.environ.get("RECSYS_CONFIG", "conf/embedded.yaml")
-MLFLOW_URL = os.environ.get("RECSYS_MLFLOW_URL", "http://127.0.0.1:5000")
 START = datetime(2026, 1, 1, tzinfo=UTC)
 POOLS = {"recsys_spark": 1, "recsys_training": 1}
 """Pools and their slots: as many Spark applications at a time, and trainings of deep models among them."""
@@ -65,76 +60,12 @@ _ENVIRONMENT = {
     "RECSYS_RUN_ID": "{{ run_id }}",
     "RECSYS_STATUS": f"{_STATUS}/" + "{{ dag.dag_id }}/{{ run_id }}/{{ task.task_id }}-{{ ti.try_number }}.json",
 }
-_OF_NO_USE_AGAIN = (2, 3)  # exit codes of bad configuration and bad data: the same command ends the same way
 _WAIT_SECONDS = 7_200
 
 
 def asset(table: str) -> Asset:
     """Return the asset of a published table; its events say which version and run date."""
     return Asset(name=f"recsys_{table}", uri=f"x-recsys://warehouse/{table}")
-
-
-class MLflowRun(BaseOperatorLink):
-    """The button beside a task that opens the night's MLflow run."""
-
-    name = "MLflow run"
-
-    def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """Return the run's page, or the list of runs where the job had none."""
-        return getattr(operator, "mlflow_run", None) or MLFLOW_URL
-
-
-def run_job(task: Any, status: str, execute: Callable[[Any], Any], context: Any) -> dict[str, Any] | None:
-    """Run a job's operator and return the job's last line.
-
-    Args:
-        status: the file in which the job says how it ended.
-
-    Raises:
-        AirflowFailException: bad configuration or bad data, with the job's own line; trying again is of no use.
-        AirflowException: anything else; the job is tried again. Where an earlier try lives on, the next one waits for
-            it: the lease in the warehouse knows, Airflow need not.
-    """
-    path = Path(status)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    try:
-        execute(context)
-    except AirflowException:
-        ended = _ended(path)
-        if ended is None:  # it was killed before it could say anything
-            raise
-        kind = AirflowFailException if ended["exit_code"] in _OF_NO_USE_AGAIN else AirflowException
-        raise kind(ended["error"]) from None
-    ended = _ended(path) or {}
-    run = ended.get("mlflow")
-    if run:
-        task.mlflow_run = f"{MLFLOW_URL}/#/experiments/{run['experiment']}/runs/{run['run']}"
-    line = ended.get("last_line") or {}
-    for outlet in task.outlets:
-        extra = {"run_date": line.get("run_date"), "outputs": line.get("outputs", {})}
-        context["outlet_events"][outlet].extra.update(extra)
-    return line or None
-
-
-class SparkJob(SparkSubmitOperator):
-    """A job under spark-submit, through Airflow's own operator."""
-
-    operator_extra_links = (MLflowRun(),)
-
-    def execute(self, context: Any) -> dict[str, Any] | None:
-        """Run the job."""
-        return run_job(self, self.env_vars["RECSYS_STATUS"], super().execute, context)
-
-
-class BashJob(BashOperator):
-    """A job under `scripts/submit.sh`, where the workers have no connection to Spark."""
-
-    operator_extra_links = (MLflowRun(),)
-
-    def execute(self, context: Any) -> dict[str, Any] | None:
-        """Run the job."""
-        return run_job(self, self.env["RECSYS_STATUS"], super().execute, context)
 
 
 def job(name: str, *arguments: str, date: str | None = YESTERDAY, waits: bool = True) -> SparkJob | BashJob:
@@ -183,14 +114,6 @@ def defaults(hours: float = 3) -> dict[str, Any]:
         "execution_timeout": timedelta(hours=hours),
         "on_failure_callback": failed,
     }
-
-
-def _ended(path: Path) -> dict[str, Any] | None:
-    try:
-        ended: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return ended
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
 
 
 def _docs(name: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import recsys_alerts as alerts
+import recsys_operators as operators
 import recsys_tasks as tasks
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
@@ -140,7 +141,7 @@ def test_what_is_of_no_use_again_is_not_tried_again(tmp_path, code, kind):
         raise AirflowException("Cannot execute: spark-submit …")
 
     with pytest.raises(kind, match=r"^publish\.k: unknown key; mend it$") as error:
-        tasks.run_job(Task(), str(path), execute, {})
+        operators.run_job(Task(), str(path), execute, {})
     assert type(error.value) is kind
 
 
@@ -151,7 +152,7 @@ def test_a_job_that_was_killed_is_tried_again(tmp_path):
         raise AirflowException("Error code is: 137.")
 
     with pytest.raises(AirflowException, match="137") as error:
-        tasks.run_job(Task(), str(tmp_path / "status.json"), execute, {})
+        operators.run_job(Task(), str(tmp_path / "status.json"), execute, {})
     assert not isinstance(error.value, AirflowFailException)
 
 
@@ -165,9 +166,9 @@ def test_a_job_that_went_well_gives_its_line_its_run_and_its_assets(tmp_path):
     task = Task()
     task.outlets = [tasks.asset("recommendations")]
     events = {task.outlets[0]: type("Event", (), {"extra": extra})()}
-    assert tasks.run_job(task, str(path), execute, {"outlet_events": events}) == line
+    assert operators.run_job(task, str(path), execute, {"outlet_events": events}) == line
     assert extra == {"run_date": "2026-01-05", "outputs": line["outputs"]}
-    assert tasks.MLflowRun().get_link(task, ti_key=None) == "http://127.0.0.1:5000/#/experiments/3/runs/abc"
+    assert operators.MLflowRun().get_link(task, ti_key=None) == "http://127.0.0.1:5000/#/experiments/3/runs/abc"
 
 
 def test_whom_it_concerns_hears_one_line(tmp_path, monkeypatch):
