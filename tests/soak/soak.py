@@ -159,7 +159,7 @@ class Soak:
         longest = max(self.lives, key=len)
         third = len(longest) // 3
         if third < 1:
-            return f"yes: too few nights in one life to tell ({', '.join(f'{v:.0f}' for v in longest)} MB)"
+            return f"not told by so few nights in one life: {', '.join(f'{v:.0f}' for v in longest)} MB"
         before, last = statistics.mean(longest[third : 2 * third]), statistics.mean(longest[-third:])
         said = f"{before:.0f} MB in the middle, {last:.0f} MB at the end of {len(longest)} nights"
         return f"{'yes' if last <= _GROWTH * before else '**no**'}: {said}"
@@ -187,7 +187,7 @@ def soak(folder: Path, nights: int, seed: int, only: list[str] | None, keep: boo
         report.write(folder, seed, soaking.rows, found, time.monotonic() - start)
         for name, said in found.items():
             print(f"{name}: {said}")
-        good = all(row.survived for row in soaking.rows) and all(said.startswith("yes") for said in found.values())
+        good = report.survived(soaking.rows, found)
     finally:
         house.close(keep=keep or not good)
     print(f"{'survived' if good else 'NOT SURVIVED'} in {(time.monotonic() - start) / 60:.0f} min; {folder}/soak.md")
