@@ -25,6 +25,7 @@ from recsys_spark.reporting.tracked import tracked
 from recsys_spark.schemas import HISTORIES, ITEM_IDS, RECOMMENDATIONS, USER_IDS, USER_METRICS
 from recsys_spark.warehouse import Version, fingerprint
 
+_REMEDY = "move the version's folder away, and run the job again: the page then leaves the model out"
 _CODE = ("reporting", "reporting/page.html", "reporting/page.css", "pipeline/report.py")
 
 
@@ -120,7 +121,8 @@ def _reliability(context: Context, known: Tracked) -> list[Reliability]:
     for name, version in sorted(known.rankers.items()):
         saved = context.warehouse.slot(f"models/{name}", date=context.day).version(version)
         if saved is not None and feed is not None:
-            found += reliability(name, saved.path, feed.path, context.config.train.valid_users, context.config.seed)
+            path = nights.intact(saved.path, _REMEDY)
+            found += reliability(name, path, feed.path, context.config.train.valid_users, context.config.seed)
     return found
 
 
@@ -163,4 +165,5 @@ def people_of(context: Context, wanted: Sequence[str] | None = None) -> list[Per
 def _saved(context: Context, version: str) -> Path | None:
     """Return where a model's version lies in this warehouse, or None."""
     cards = context.warehouse.root.absolute().glob(f"models/*/*/{version}/model.json")
-    return next((card.parent for card in cards), None)
+    found = next((card.parent for card in cards), None)
+    return None if found is None else nights.intact(found, _REMEDY)
