@@ -90,6 +90,13 @@ LOST = "[0]<stderr>:horovod.common.exceptions.HorovodInternalError: Connection c
             DataError,
             "neumf: the loss is nan in epoch 3",
         ),
+        (
+            "[0]<stderr>:RuntimeError: failed finding central directory\n[0]<stderr>:\n"
+            "[0]<stderr>:The above exception was the direct cause of the following exception:\n"
+            "[0]<stderr>:recsys_spark.errors.DataError: last.pt: the checkpoint cannot be read\n" + LOST,
+            DataError,
+            "last.pt: the checkpoint cannot be read",
+        ),
         (LOST + "[1]<stderr>:ValueError: no such row\n", RunError, "training neumf failed: ValueError: no such row; "),
         (LOST + "[1]<stdout>:epoch 3\n", RunError, "training neumf failed: rank 1 died without a word"),
         (
@@ -99,7 +106,14 @@ LOST = "[0]<stderr>:horovod.common.exceptions.HorovodInternalError: Connection c
         ),
         ("nothing to see\n", RunError, "training neumf failed: a slot was lost; "),
     ],
-    ids=["the user's to mend", "a fault", "killed", "killed before Horovod noticed", "nothing"],
+    ids=[
+        "the user's to mend",
+        "the same, made of another error",
+        "a fault",
+        "killed",
+        "killed before Horovod noticed",
+        "nothing",
+    ],
 )
 def test_the_cause_of_a_failed_training_is_what_the_first_rank_says_that_lost_no_other(tmp_path, said, kind, line):
     log = tmp_path / "ranks.log"

@@ -33,7 +33,7 @@ def save(folder: Path, name: str, state: dict[str, Any]) -> None:
     except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of some failures to write
         aside.unlink(missing_ok=True)
         raise RunError(
-            f"{folder / name}: the checkpoint cannot be written ({_first_line(error)}), the one before it stands; "
+            f"{folder / name}: the checkpoint cannot be written ({_said(error)}), the one before it stands; "
             "make room on the disk and run the same command again"
         ) from error
 
@@ -51,7 +51,7 @@ def load(folder: Path, name: str, device: torch.device | str = "cpu") -> dict[st
         return torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise DataError(
-            f"{path}: the checkpoint cannot be read ({_first_line(error)}); remove {folder}, and training starts anew"
+            f"{path}: the checkpoint cannot be read ({_said(error)}); remove {folder}, and training starts anew"
         ) from error
 
 
@@ -73,5 +73,7 @@ def check_origin(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) ->
         )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _said(error: Exception) -> str:
+    """Return an error's first sentence: torch explains at length."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first.partition(". ")[0].removesuffix(".")

@@ -57,12 +57,13 @@ def failure(model: str, log: Path, error: Exception, ranks: int) -> UserError:
     named = [(int(found["rank"]), found["error"].strip()) for found in said if found]
     own = [text for _, text in named if not any(answer in text for answer in _ANSWERS)]
     silent = sorted(set(range(ranks)) - {rank for rank, _ in named})
-    if own:
-        cause = own[0]
+    for text in own:  # one that is the user's to mend stands below the error that it was raised from
         for kind in (ConfigError, DataError, RunError):
             name = f"{kind.__module__}.{kind.__name__}: "
-            if cause.startswith(name):
-                return kind(cause.removeprefix(name))
+            if text.startswith(name):
+                return kind(text.removeprefix(name))
+    if own:
+        cause = own[0]
     elif silent and named:
         cause = (
             f"rank {silent[0]} died without a word, so something killed it; if memory ran out, "
