@@ -1,53 +1,25 @@
 """Take a picture of a page with a headless Chromium, such as those in docs/images.
 
-    scripts/airflow.sh run python scripts/screenshot.py URL FILE.png --wait TEXT [--login USER:PASSWORD]
+    scripts/with_env.sh python scripts/screenshot.py URL FILE.png --wait TEXT [--login USER:PASSWORD]
 
-It runs in Airflow's environment, which has what talks to a browser. `--login` is for pages of `make airflow`.
+`--login` is for pages of `make airflow`.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
-import itertools
 import json
-import subprocess
-import tempfile
+import sys
 import time
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from websockets.sync.client import ClientConnection, connect
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from browser import Browser, browser
 
-class Page:
-    """A tab of a browser, spoken to by the DevTools protocol."""
-
-    def __init__(self, socket: ClientConnection) -> None:
-        self.socket = socket
-        self.number = itertools.count(1)
-
-    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Call a method; returns its result."""
-        number = next(self.number)
-        self.socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
-        while True:  # events come between
-            answer = json.loads(self.socket.recv(timeout=60))
-            if answer.get("id") == number:
-                if "error" in answer:
-                    raise SystemExit(f"screenshot: {method}: {answer['error']['message']}")
-                result: dict[str, Any] = answer["result"]
-                return result
-
-    def wait(self, script: str, seconds: float) -> None:
-        """Wait until a script says true."""
-        end = time.monotonic() + seconds
-        while not self.call("Runtime.evaluate", expression=script)["result"].get("value"):
-            if time.monotonic() > end:
-                raise SystemExit(f"screenshot: not within {seconds:.0f} s: {script}")
-            time.sleep(0.2)
+_PATIENCE = 60  # seconds for a page to have its text
 
 
 def token(url: str, login: str) -> str:
@@ -69,40 +41,27 @@ def main() -> None:
     parser.add_argument("--settle", type=float, default=3, help="seconds more, for what is drawn after that text")
     parser.add_argument("--login", help="user and password of Airflow")
     parser.add_argument("--size", default="1440x700", help="of the window, in pixels")
-    parser.add_argument("--chromium", default="chromium")
     args = parser.parse_args()
+    try:
+        with browser() as page:
+            _take(page, args)
+    except AssertionError as error:
+        raise SystemExit(f"screenshot: {error}") from None
+
+
+def _take(page: Browser, args: argparse.Namespace) -> None:
     width, height = map(int, args.size.split("x"))
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        command = [
-            args.chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-            "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank",
-        ]  # fmt: skip
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as browser:
-            try:
-                _take(Path(profile) / "DevToolsActivePort", args, width, height)
-            finally:
-                browser.terminate()
-
-
-def _take(found: Path, args: argparse.Namespace, width: int, height: int) -> None:
-    for _ in range(300):
-        if found.exists() and found.read_text().strip():
-            break
-        time.sleep(0.1)
-    port = found.read_text().split()[0]
-    with urlopen(Request(f"http://127.0.0.1:{port}/json/new?about:blank", method="PUT"), timeout=60) as answer:
-        address = json.load(answer)["webSocketDebuggerUrl"]
-    with connect(address, max_size=None) as socket:
-        page = Page(socket)
-        page.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-        if args.login:
-            page.call("Network.setCookie", name="_token", value=token(args.url, args.login), url=args.url)
-        page.call("Page.navigate", url=args.url)
-        page.wait(f"document.body && document.body.innerText.includes({json.dumps(args.wait)})", 60)
-        if args.script:
-            page.call("Runtime.evaluate", expression=args.script)
-        time.sleep(args.settle)
-        args.file.write_bytes(base64.b64decode(page.call("Page.captureScreenshot", format="png")["data"]))
+    if args.login:
+        page.call("Network.setCookie", name="_token", value=token(args.url, args.login), url=args.url)
+    page.open(args.url, width, "light", height)
+    end = time.monotonic() + _PATIENCE
+    while not page.value(f"document.body && document.body.innerText.includes({json.dumps(args.wait)})"):
+        assert time.monotonic() < end, f"{args.url} had no {args.wait!r} within {_PATIENCE} s"
+        time.sleep(0.2)
+    if args.script:
+        page.value(args.script)
+    time.sleep(args.settle)
+    page.picture(args.file, whole=False, height=height)
 
 
 if __name__ == "__main__":

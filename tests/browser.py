@@ -1,4 +1,4 @@
-"""A real browser for a test: Chromium without a window, asked over a pipe by its DevTools protocol."""
+"""A real browser, for tests and pictures: Chromium without a window, asked over a pipe by its DevTools protocol."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ class Browser:
                 return answer["result"]
             self.said.append(answer)
 
-    def open(self, page: Path, width: int, scheme: str) -> None:
-        """Load a file at a width, in `light` or `dark`, and wait until it has."""
+    def open(self, page: Path | str, width: int, scheme: str, height: int = 900) -> None:
+        """Load a file or an address at a size, in `light` or `dark`, and wait until it has."""
         self.said.clear()
         self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self.call("Page.navigate", url=page.as_uri())
+        self.call("Page.navigate", url=page.as_uri() if isinstance(page, Path) else page)
         while not any(event.get("method") == "Page.loadEventFired" for event in self.said):
             self.said.append(self._next())
 

@@ -55,6 +55,14 @@ SERVER = "API request to http://127.0.0.1:1/api failed with exception Max retrie
         (Exception("a task failed\nCaused by: java.io.IOException: No space left on device\n"), RunError, "make room"),
         (mlflow.exceptions.MlflowException("(sqlite3) database or disk is full"), RunError, "make room"),
         (mlflow.exceptions.MlflowException(SERVER), RunError, "http://127.0.0.1:1: the tracking server does not"),
+        (
+            of(
+                requests.exceptions.RetryError("too many 503 error responses"),
+                mlflow.exceptions.MlflowException(SERVER),
+            ),
+            RunError,
+            "http://127.0.0.1:1: the tracking server fails whatever it is asked (too many 503 error responses)",
+        ),
         (requests.ConnectionError("refused"), RunError, "start it, and run the same command again"),
         (
             Exception("[FAILED_READ_FILE.NO_HINT] Encountered error while reading file file:///w/part-0.parquet. SQL"),

@@ -11,6 +11,7 @@ from recsys_spark.errors import DataError, RunError, UserError
 from recsys_spark.tracking.store import has_gone
 
 _FULL = re.compile(r"No space left on device|disk is full|Disk quota exceeded", re.IGNORECASE)
+_FAILS = re.compile(r"too many 5\d\d error responses")
 _READING = re.compile(r"FAILED_READ_FILE.*?reading file:? ?(?:file:)?/*(/\S+?)\.?\s", re.DOTALL)
 _NO_PARQUET = re.compile(r"Parquet (magic bytes|file size is|footer)|Couldn't deserialize thrift|decompression failed")
 
@@ -37,6 +38,11 @@ def known_cause(error: BaseException, config: Config) -> UserError | None:
                 "folder away and run the job that makes it, or roll back"
             )
     if any(has_gone(each) for each in errors):
+        if any(_FAILS.search(str(each)) for each in errors):
+            return RunError(
+                f"{config.tracking.uri}: the tracking server fails whatever it is asked ({_short(errors[-1])}); "
+                "its log says why, a full disk for example: mend that, and run the same command again"
+            )
         return RunError(
             f"{config.tracking.uri}: the tracking server does not answer any more ({_short(errors[-1])}); start it, "
             "and run the same command again"

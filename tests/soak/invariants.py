@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -177,8 +176,13 @@ def newest_is_live(root: Path) -> None:
 
 def by_age(slot: Path) -> list[str]:
     """Return the versions of a table, the oldest first, as their manifests say."""
-    made = {p.parent.name: _manifest(p)["created_at"] for p in slot.glob("*/_manifest.json")}
-    return sorted(made, key=lambda name: made[name])
+    return sorted((p.parent.name for p in slot.glob("*/_manifest.json")), key=lambda name: made(slot / name))
+
+
+def made(version: Path) -> dt.datetime:
+    """When a version was made, by its manifest."""
+    manifest = json.loads((version / "_manifest.json").read_text(encoding="utf-8"))
+    return dt.datetime.fromisoformat(manifest["created_at"])
 
 
 def bounded(root: Path, versions: int, days: int, today: dt.date) -> tuple[float, float]:
@@ -210,7 +214,3 @@ def bounded(root: Path, versions: int, days: int, today: dt.date) -> tuple[float
     if left > _MAY_REMAIN:
         raise Broken(f"{left:.1f} MB lie in no version")
     return total / 2**20, left
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -20,7 +20,7 @@ def full_disk(night: Night) -> str:
     stage, left = night.draw.choice(("ingest", "build_dataset", "train_deep", "evaluate")), night.draw.uniform(0, 0.5)
     run = night.start().stage(stage)
     with night.house.full_disk(left):
-        line = night.refused(run, 1, "make room")
+        line = night.refused(run, 1, "full", "run the same command again")  # said of a server's disk, or of its own
     night.run()
     return f"{left:.1f} MB left from {stage} on; {line}"
 
