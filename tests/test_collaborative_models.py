@@ -1,4 +1,4 @@
-"""BPR, Mult-VAE and LightGCN: each against its paper's formulas in numpy, and what is left of an erased person."""
+"""BPR, AutoRec, Mult-VAE and LightGCN: the papers' formulas in numpy, and what is left of an erased person."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from recsys_spark.config import load_config
 from recsys_spark.erasure.weights import erase_from_model
-from recsys_spark.models import bpr, check_models, lightgcn, load, losses, mult_vae
+from recsys_spark.models import autorec, bpr, check_models, lightgcn, load, losses, mult_vae
 from recsys_spark.models.base import NO_OPINION, UserBlock
 from recsys_spark.models.negatives import NegativeSampler, draw_hardest
 from recsys_spark.models.torch_recommender import TorchRecommender
@@ -122,6 +122,44 @@ def test_l2_is_half_the_squared_length_per_row():
     assert losses.l2(torch.tensor([[3.0], [4.0]]), torch.tensor([[[1.0, 1.0]], [[0.0, 2.0]]])).item() == (25 + 6) / 4
 
 
+# --- AutoRec ---
+
+
+def reconstruction(parameters, x):
+    """The paper's h(r), of a vector with an entry per item."""
+    p = parameters
+    hidden = 1 / (1 + np.exp(-(x @ p["item.weight"] + p["item_bias"])))
+    return p["decoder.weight"] @ hidden + p["decoder.bias"]
+
+
+@pytest.mark.parametrize(("dropout", "unobserved"), [(0.0, 1.0), (0.4, 0.2)])
+def test_autorec_loss_is_the_weighted_squared_error_of_all_items(dropout, unobserved):
+    network = network_of(autorec, dropout=dropout, unobserved=unobserved)
+    loss = network.loss(BATCH, torch.Generator().manual_seed(7)).item()
+    draws = torch.Generator().manual_seed(7)
+    torch.rand(3, generator=draws)  # which rows are taken: all, because their windows are whole histories
+    users = BATCH["user_id"].tolist()
+    kept = torch.rand(sum(len(HAD[u]) for u in users), generator=draws).double().numpy() >= dropout
+    total, at = 0.0, 0
+    for u in users:
+        r, seen = np.zeros(N_ITEMS), np.zeros(N_ITEMS)
+        r[HAD[u]], seen[HAD[u]] = 1, kept[at : at + len(HAD[u])] / (1 - dropout)
+        at += len(HAD[u])
+        weights = np.where(r > 0, 1, unobserved)
+        total += weights @ (r - reconstruction(arrays_of(network), seen)) ** 2
+    assert loss == pytest.approx(total / len(users), rel=1e-5)
+
+
+def test_autorec_folds_in_users_whom_it_never_saw():
+    network = network_of(autorec)
+    histories = [[6, 2], [4], [5, 1, 2, 3, 6]]  # longer than the padded histories of the feed
+    scores = recommender("autorec", network).score(UserBlock.of([77, 0, 88], histories))
+    for row, items in zip(scores, histories, strict=True):
+        x = np.zeros(N_ITEMS)
+        x[items] = 1
+        np.testing.assert_allclose(row[1:7], reconstruction(arrays_of(network), x)[1:7], rtol=1e-4, atol=1e-5)
+
+
 # --- Mult-VAE ---
 
 
@@ -170,11 +208,11 @@ def test_mult_vae_takes_a_user_of_many_windows_about_once():
     windows = torch.tensor([1, 1, 1, 2, 3, 3])  # of one item each, of the whole history, and of half of it
     length = torch.tensor([1, 1, 1, 2, 2, 2])
     draws = torch.Generator().manual_seed(1)
-    taken = torch.cat([network._each_user_once(windows, length, draws) for _ in range(2000)])
+    taken = torch.cat([network.each_user_once(windows, length, draws) for _ in range(2000)])
     shares = torch.bincount(taken, minlength=N_USERS) / 2000
     np.testing.assert_allclose(shares[1:4], [1, 1, 1], atol=0.06)
     one = torch.tensor([3])
-    assert all(len(network._each_user_once(one, torch.tensor([1]), draws)) == 1 for _ in range(20)), "an empty batch"
+    assert all(len(network.each_user_once(one, torch.tensor([1]), draws)) == 1 for _ in range(20)), "an empty batch"
 
 
 @pytest.mark.parametrize("variational", [True, False])
@@ -263,7 +301,7 @@ def test_lightgcn_scores_without_the_graph(tmp_path):
     assert "graph" not in network.state_dict()
 
 
-@pytest.mark.parametrize("module", [bpr, lightgcn, mult_vae])
+@pytest.mark.parametrize("module", [autorec, bpr, lightgcn, mult_vae])
 def test_training_goes_on_as_if_it_had_not_stopped(module):
     """Two epochs, or one, a checkpoint in evaluation mode, and the other in a new process."""
 
@@ -317,8 +355,9 @@ def test_an_erased_person_leaves_rows_of_zeros(tmp_path, module, tables):
     assert np.isfinite(scores[0]).any() and (scores[1] == NO_OPINION).all()
 
 
-def test_mult_vae_holds_nothing_of_a_person_but_that_they_were_there(tmp_path):
-    recommender("mult_vae", network_of(mult_vae, hidden=4)).save(tmp_path)
+@pytest.mark.parametrize("module", [autorec, mult_vae])
+def test_autoencoders_hold_nothing_of_a_person_but_that_they_were_there(tmp_path, module):
+    recommender(module.__name__.rpartition(".")[2], network_of(module)).save(tmp_path)
     before = torch.load(tmp_path / "weights.pt", weights_only=True)
     assert erase_from_model(tmp_path, [3]) == 1 and erase_from_model(tmp_path, [3]) == 0
     after = torch.load(tmp_path / "weights.pt", weights_only=True)
@@ -328,7 +367,7 @@ def test_mult_vae_holds_nothing_of_a_person_but_that_they_were_there(tmp_path):
 # --- the parameters that are kept for them ---
 
 
-@pytest.mark.parametrize("name", ["bpr", "mult_vae", "lightgcn"])
+@pytest.mark.parametrize("name", ["autorec", "bpr", "mult_vae", "lightgcn"])
 def test_the_kept_parameters_load_on_top_of_a_nights(tmp_path, name):
     conf = Path(__file__).parents[1] / "conf"
     path = tmp_path / "night.yaml"

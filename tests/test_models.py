@@ -32,6 +32,7 @@ SETTINGS = {
     "neumf": {"dim": 8, "hidden": [16, 8], "dropout": 0.0, "learning_rate": 0.01},
     "two_tower": {"dim": 8, "hidden": 16, "dropout": 0.0, "temperature": 0.5, "learning_rate": 0.01},
     "bpr": {"dim": 8, "learning_rate": 0.01},
+    "autorec": {"dim": 8, "learning_rate": 0.01},
     "mult_vae": {"dim": 8, "hidden": 16, "learning_rate": 0.01, "anneal_steps": 100},
     "lightgcn": {"dim": 8, "layers": 2, "learning_rate": 0.01},
     "sasrec": {"dim": 8, "hidden": 16, "dropout": 0.0, "learning_rate": 0.01, "length": LENGTH},
@@ -44,6 +45,7 @@ STEPS = {
     "neumf": 300,
     "two_tower": 100,
     "bpr": 200,
+    "autorec": 200,
     "mult_vae": 200,
     "lightgcn": 150,
     **dict.fromkeys(SEQUENTIAL, 200),
@@ -214,7 +216,9 @@ def test_items_without_training_rows_get_no_opinion(fitted, name):
 
 
 NEEDS_ID = {"neumf", "bpr", "lightgcn"}
-NEEDS_HISTORY = {"als", "item_knn", "user_knn", "ease", "content", "hybrid", "two_tower", "mult_vae", *SEQUENTIAL}
+NEEDS_HISTORY = {
+    "als", "item_knn", "user_knn", "ease", "content", "hybrid", "two_tower", "autorec", "mult_vae", *SEQUENTIAL,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ALL)

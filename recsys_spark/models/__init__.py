@@ -23,7 +23,7 @@ from recsys_spark.errors import ConfigError
 from recsys_spark.models.base import Recommender, read_card
 
 BASELINES = ("popularity", "als", "item_knn", "user_knn", "ease", "content", "hybrid")
-DEEP = ("neumf", "two_tower", "bpr", "mult_vae", "lightgcn", "sasrec", "gru4rec", "bert4rec", "caser")
+DEEP = ("neumf", "two_tower", "bpr", "autorec", "mult_vae", "lightgcn", "sasrec", "gru4rec", "bert4rec", "caser")
 RANKERS = ("fm", "wide_and_deep", "deepfm", "dcn_v2", "din", "mmoe", "ple")
 TWO_STAGE = "two_stage"
 

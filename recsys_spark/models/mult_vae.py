@@ -1,8 +1,8 @@
 """Mult-VAE: a variational autoencoder of whole histories, with a multinomial likelihood (Liang et al. 2018).
 
 Liang, Krishnan, Hoffman & Jebara 2018, "Variational autoencoders for collaborative filtering". A user is nothing but
-their history, so whoever has one is served, seen in training or not. The first layer adds up the rows of the items of
-a history, and the likelihood takes the logits of those items alone: no matrix [B, n_items] of histories is made.
+their history, so whoever has one is served, seen in training or not. The likelihood takes the logits of the items
+that a user had, and no others.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from recsys_spark.models.autoencoder import FILES, HistoryNetwork, cells, flat, hide
 from recsys_spark.models.torch_recommender import TorchConfig
+
+SHARES = FILES
 
 
 class Config(TorchConfig):
@@ -34,40 +36,24 @@ class Config(TorchConfig):
     """Rows of the feed per step and rank; a user of w windows is taken from about one of w rows."""
 
 
-class Network(nn.Module):
+class Network(HistoryNetwork):
     """Logits π = W₂ tanh(W₁ z + b₁) + b₂ of the items, z ~ N(μ, σ²) with [μ ; log σ²] of the history."""
 
-    feed = "sequences"
-    columns = ("user_id", "length")
-    needs_user_id = False
-    needs_history = True
-    whole_history = True
-
-    items: Tensor
-    offsets: Tensor
     steps: Tensor
 
     def __init__(self, config: Config, n_users: int, n_items: int) -> None:
-        super().__init__()
+        super().__init__(n_users, n_items)
         D, H = config.dim, config.hidden
-        self.config, self.n_users, self.n_items = config, n_users, n_items
+        self.config = config
         self.item = nn.EmbeddingBag(n_items, H, mode="sum", include_last_offset=True)
         self.item_bias = nn.Parameter(torch.zeros(H))
         self.latent = nn.Linear(H, 2 * D if config.variational else D)
         self.decoder = nn.Sequential(nn.Linear(D, H), nn.Tanh(), nn.Linear(H, n_items))
-        # who had what, from the training rows: no one's rows are saved with the model
-        self.register_buffer("items", torch.empty(0, dtype=torch.long), persistent=False)
-        self.register_buffer("offsets", torch.zeros(n_users + 1, dtype=torch.long), persistent=False)
         # saved, so that training that goes on has the β that it would have had
         self.register_buffer("steps", torch.zeros(1, dtype=torch.long))
         for name, parameter in self.named_parameters():
             if name.endswith("weight"):
                 nn.init.xavier_normal_(parameter)
-
-    def prepare(self, item_counts: Tensor, positives: Tensor | None = None) -> None:
-        if positives is not None:
-            self.items = positives % self.n_items
-            self.offsets = torch.searchsorted(positives, torch.arange(self.n_users + 1) * self.n_items)
 
     def encode(self, items: Tensor, offsets: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Return μ and log σ² [B, D] of histories.
@@ -84,11 +70,9 @@ class Network(nn.Module):
 
     def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """-Σ log softmax(π)_i over a history's items i, + β KL(N(μ, σ²) ‖ N(0, 1)); the mean over the users."""
-        user = self._each_user_once(batch["user_id"].long(), batch["length"].long(), generator)
-        items, offsets = self._histories(user)
-        hidden = self.config.dropout
-        kept = torch.rand(len(items), generator=generator, device=items.device) >= hidden
-        mean, log_var = self.encode(items, offsets, kept / (1 - hidden))
+        user = self.each_user_once(batch["user_id"].long(), batch["length"].long(), generator)
+        items, offsets = self.histories(user)
+        mean, log_var = self.encode(items, offsets, hide(items, self.config.dropout, generator))
         latent = mean
         if log_var is not None:
             noise = torch.randn(mean.shape, generator=generator, device=mean.device)
@@ -98,35 +82,19 @@ class Network(nn.Module):
             loss = loss + self._beta() * divergence(mean, log_var)
         return loss
 
-    def _each_user_once(self, user: Tensor, length: Tensor, generator: torch.Generator) -> Tensor:
-        """Keep each row with the chance length / the user's items: a user has a row per window, and counts once."""
-        share = length / (self.offsets[user + 1] - self.offsets[user])
-        kept = user[torch.rand(len(user), generator=generator, device=user.device) < share]
-        return kept if len(kept) else user[:1]
-
-    def _histories(self, user: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the training items of users [B], one behind the other, and where each user's begin, [B + 1]."""
-        start, lengths = self.offsets[user], self.offsets[user + 1] - self.offsets[user]
-        offsets = F.pad(lengths.cumsum(0), (1, 0))
-        at = torch.arange(int(offsets[-1]), device=user.device) + (start - offsets[:-1]).repeat_interleave(lengths)
-        return self.items[at], offsets
-
     def _beta(self) -> float:
         steps = int(self.steps)
         self.steps += 1
         return self.config.kl_weight * min(1.0, steps / max(self.config.anneal_steps, 1))
 
     def score(self, user: Tensor, history: Tensor) -> Tensor:
-        there = history > 0
-        return self.decoder(self.encode(history[there], F.pad(there.sum(dim=1).cumsum(0), (1, 0)))[0])
+        return self.decoder(self.encode(*flat(history))[0])
 
 
 def multinomial(logits: Tensor, items: Tensor, offsets: Tensor) -> Tensor:
     """-Σ log softmax(π)_i over the items of each row, [H] and [B + 1]; the mean over the rows of π, [B, n_items]."""
-    lengths = offsets.diff()
-    rows = torch.arange(len(lengths), device=items.device).repeat_interleave(lengths)
-    whole = (torch.logsumexp(logits, dim=1) * lengths).sum()
-    return (whole - logits.flatten()[rows * logits.shape[1] + items].sum()) / len(lengths)
+    whole = (torch.logsumexp(logits, dim=1) * offsets.diff()).sum()
+    return (whole - logits.flatten()[cells(items, offsets, logits.shape[1])].sum()) / len(logits)
 
 
 def divergence(mean: Tensor, log_var: Tensor) -> Tensor:
