@@ -7,7 +7,7 @@ RUN := scripts/with_env.sh
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup nightly generate-log test test-all lint format airflow test-airflow ui history data cluster cluster-stop audit soak bench clean
+.PHONY: help setup nightly generate-log test test-all lint format airflow test-production test-airflow ui history data cluster cluster-stop audit soak bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-zA-Z%-]+:.*## / { sub("%", "NAME", $$1); printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -42,6 +42,9 @@ format: setup  ## let ruff put the code into shape
 
 airflow: setup  ## Airflow on the loopback interface with the DAGs; prints the login (PORT=8080, MASTER=, RECSYS_CONFIG=)
 	@scripts/airflow.sh start
+
+test-production: setup  ## two nights at once through MLflow on a real PostgreSQL, and what else conf/prod promises
+	@$(RUN) pytest tests/test_production.py $(ARGS)
 
 test-airflow: setup  ## the DAGs' tests in Airflow's own environment, with nights run by it (ARGS= of pytest)
 	@scripts/airflow.sh test $(ARGS)

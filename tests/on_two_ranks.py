@@ -21,8 +21,10 @@ TRAININGS = {
     "compressed": (EVERY_ROW, {"compression": "fp16"}),
     "compressed rows": ({**EVERY_ROW, "sparse_gradients": True}, {"compression": "fp16"}),
     "scaled": ({**EVERY_ROW, "warmup_steps": 2}, {"scale_learning_rate": True}),
+    "averaged": ({"batch_size": 4, "epochs": 4, "average": 0.99, "learning_rate": 0.1}, {}),
     "half": ({**EVERY_ROW, "sparse_gradients": True}, {"precision": "float16"}),
 }
+GO_ON = ("rows", "averaged")
 
 
 def exchanged(rows):
@@ -44,10 +46,12 @@ def main(data, out):
         train(small_job(data, out / name, settings=settings, **how))
     # and on from there, as after a kill: the other rank gets the state that rank 0 reads
     if hvd.rank() == 0:
-        shutil.copytree(out / "rows", out / "resumed")
+        for name in GO_ON:
+            shutil.copytree(out / name, out / f"{name}, resumed")
     hvd.barrier()
-    for name in ("resumed", "longer"):
-        train(small_job(data, out / name, settings={**TRAININGS["rows"][0], "epochs": 6}))
+    for name in GO_ON:
+        for how in ("resumed", "longer"):
+            train(small_job(data, out / f"{name}, {how}", settings={**TRAININGS[name][0], "epochs": 6}))
 
 
 if __name__ == "__main__":

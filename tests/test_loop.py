@@ -15,7 +15,8 @@ from small_training import ITEMS, LENGTH, ROWS, small_job, write_data
 from recsys_spark.errors import ConfigError, DataError, RunError
 from recsys_spark.models import DEEP, neumf
 from recsys_spark.training import checkpoint
-from recsys_spark.training.loop import train
+from recsys_spark.training.loop import new_recommender, train
+from recsys_spark.training.validate import Validation
 
 
 @pytest.fixture(scope="module")
@@ -86,15 +87,55 @@ def test_the_step_size_warms_up_and_gradients_are_cut(run, monkeypatch):
     np.testing.assert_allclose(norms, 1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("sparse", "precision"), [(False, "float32"), (True, "float32"), (True, "float16")])
-def test_six_epochs_are_three_and_three_more(run, tmp_path, sparse, precision):
+def test_what_is_measured_and_saved_is_the_moving_average_of_the_weights(run, monkeypatch):
+    after = []
+    step = torch.optim.Adam.step
+
+    def watched(self, *args, **kwargs):
+        weights = self.param_groups[0]["params"]
+        if not after:
+            after.append([w.detach().double().numpy().copy() for w in weights])
+        done = step(self, *args, **kwargs)
+        after.append([w.detach().double().numpy().copy() for w in weights])
+        return done
+
+    monkeypatch.setattr(torch.optim.Adam, "step", watched)
+    epochs, last, job = run(batch_size=16, epochs=8, average=0.5)
+    plain = [0.0 for _ in after[0]]
+    measured = [e.valid_ndcg_at_10 for e in epochs]
+    for n, weights in enumerate(after[: 1 + 6 * (measured.index(max(measured)) + 1)]):
+        decay = min(0.5, (1 + n) / (10 + n)) if n else 0.0
+        plain = [decay * mean + (1 - decay) * w for mean, w in zip(plain, weights, strict=True)]
+    best = checkpoint.load(job.folder, checkpoint.BEST)["network"]
+    names = [name for name, _ in new_recommender(job, neumf, LENGTH)[1].named_parameters()]
+    for name, expected, raw in zip(names, plain, after[-1], strict=True):
+        np.testing.assert_allclose(best[name], expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(last[name].double(), raw)
+    model, network = new_recommender(job, neumf, LENGTH)
+    network.load_state_dict(best)
+    network.eval()
+    total, users, *_ = Validation(job.histories, 0, 1, 100, 3).sums(model)
+    assert total / users == pytest.approx(max(measured))
+
+
+def test_tables_of_rows_are_not_averaged():
+    with pytest.raises(ValueError, match="average: whole tables are averaged, which sparse_gradients spares"):
+        neumf.Config(sparse_gradients=True, average=0.9)
+
+
+@pytest.mark.parametrize(
+    ("sparse", "precision", "average"),
+    [(False, "float32", 0.0), (True, "float32", 0.0), (True, "float16", 0.0), (False, "float32", 0.9)],
+)
+def test_six_epochs_are_three_and_three_more(run, tmp_path, sparse, precision, average):
     """Warm-up and all: the second half begins where the first ended."""
-    settings = {"batch_size": 16, "warmup_steps": 30, "clip_norm": 0.5, "sparse_gradients": sparse}
+    settings = {"batch_size": 16, "warmup_steps": 30, "clip_norm": 0.5, "sparse_gradients": sparse, "average": average}
     settings["how"] = {"precision": precision}
     epochs, whole, _ = run(epochs=6, **settings)
     run(folder=tmp_path / "halves", epochs=3, **settings)
     resumed, halves, _ = run(folder=tmp_path / "halves", epochs=6, **settings)
-    assert [e.loss for e in epochs] == [e.loss for e in resumed] and len(resumed) == 6
+    told = [[(e.loss, e.valid_ndcg_at_10) for e in each] for each in (epochs, resumed)]
+    assert told[0] == told[1] and len(resumed) == 6
     assert all(torch.equal(whole[name], halves[name]) for name in whole)
 
 

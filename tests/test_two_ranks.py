@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from night import REPOSITORY, environment
-from on_two_ranks import LOOKED_UP
+from on_two_ranks import GO_ON, LOOKED_UP
 from small_training import PLAIN, write_data
 
 from recsys_spark.training import checkpoint
@@ -55,10 +55,14 @@ def test_where_every_row_is_looked_up_sparse_and_dense_are_the_same_over_two_ran
     assert losses(left / "dense")[3] < losses(left / "dense")[0]
 
 
-def test_sparse_training_that_goes_on_is_the_one_that_never_stopped(left):
-    assert losses(left / "resumed") == losses(left / "longer") and len(losses(left / "longer")) == 6
-    for name, value in weights(left / "longer").items():
-        assert torch.equal(weights(left / "resumed")[name], value), name
+@pytest.mark.parametrize("kind", GO_ON)
+def test_training_that_goes_on_is_the_one_that_never_stopped(left, kind):
+    resumed, longer = (read_epochs(left / f"{kind}, {how}") for how in ("resumed", "longer"))
+    assert len(longer) == 6
+    for one, other in zip(resumed, longer, strict=True):
+        assert (one.loss, one.valid_ndcg_at_10) == (other.loss, other.valid_ndcg_at_10)
+    for name, value in weights(left / f"{kind}, longer").items():
+        assert torch.equal(weights(left / f"{kind}, resumed")[name], value), name
 
 
 def test_compression_rounds_what_layers_send_and_leaves_rows_alone(left):

@@ -15,11 +15,11 @@ A network is a `torch.nn.Module` built as `Network(config, n_users, n_items)` wi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from recsys_spark.config import Section
@@ -44,6 +44,8 @@ class TorchConfig(Section):
     """Longest gradient of all parameters together; a longer one is cut to it."""
     weight_decay: float = Field(0.0, ge=0)
     """Adam's L2 penalty; with `sparse_gradients`, of a table's rows in the steps that look them up."""
+    average: float = Field(0.0, ge=0, lt=1)
+    """Decay of the moving average of the weights, which is what is validated and saved; 0 = the weights as they are."""
 
 
 class RowConfig(TorchConfig):
@@ -52,6 +54,12 @@ class RowConfig(TorchConfig):
     sparse_gradients: bool = False
     """Send and update the rows that a batch looked up, not whole tables: for tables that are large beside a batch.
     Adam's means of other rows then stand still."""
+
+    @model_validator(mode="after")
+    def _averages_no_rows(self) -> Self:
+        if self.sparse_gradients and self.average:
+            raise ValueError("average: whole tables are averaged, which sparse_gradients spares; set one of the two")
+        return self
 
 
 class TorchRecommender:

@@ -147,8 +147,9 @@ class _Run:
             before = time.perf_counter()
         trained = time.perf_counter() - start
 
-        self.network.eval()
-        valid = self.validation.sums(self.model)
+        with self.updates.averaged():
+            self.network.eval()
+            valid = self.validation.sums(self.model)
         sums = _allreduce_sum(torch.tensor([float(total), self.feed.steps, rows, *valid], dtype=torch.float64))
         figures: dict[str, Any] = {"valid_ndcg_at_10": None, **self.validation.figures(sums[3:].tolist())}
         done = Epoch(
@@ -185,7 +186,8 @@ class _Run:
     def _checkpoint(self) -> None:
         epochs = [dataclasses.asdict(e) for e in self.epochs]
         if self._best() == len(self.epochs) - 1:
-            checkpoint.save(self.job.folder, checkpoint.BEST, {"network": self.network.state_dict()})
+            with self.updates.averaged():
+                checkpoint.save(self.job.folder, checkpoint.BEST, {"network": self.network.state_dict()})
         state = {"network": self.network.state_dict(), "updates": self.updates.state_dict(), "epochs": epochs}
         checkpoint.save(self.job.folder, checkpoint.LAST, {**state, "origin": self._origin()})
         write_epochs(self.job.folder, self.epochs)

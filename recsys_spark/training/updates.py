@@ -10,6 +10,7 @@ import horovod.torch as hvd
 import torch
 from torch import Tensor, nn
 
+from recsys_spark.training.average import Average
 from recsys_spark.training.job import TrainingJob
 from recsys_spark.training.rows import RowAdam, exchange, row_tables
 from recsys_spark.training.schedule import WARMUP_EPOCHS, learning_rate
@@ -49,6 +50,7 @@ class Updates:
             )  # fmt: skip
         if self.tables:
             self.optimizers["rows"] = RowAdam(self.tables.values(), **settings)
+        self.average = Average(layers.values(), config.average) if config.average else None
         # float16 has no small numbers: the loss is multiplied, so that its gradients are none
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
 
@@ -78,6 +80,12 @@ class Updates:
         self.scaler.update()
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
+        if self.average is not None:
+            self.average()
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Return the context in which the network has the weights that are validated and saved."""
+        return contextlib.nullcontext() if self.average is None else self.average.in_place()
 
     def _clip(self, most: float) -> None:
         """Shorten the gradient of all parameters together to `most`."""
@@ -88,12 +96,15 @@ class Updates:
             gradient.mul_(share)
 
     def state_dict(self) -> dict[str, Any]:
-        return {**{n: o.state_dict() for n, o in self.optimizers.items()}, "scaler": self.scaler.state_dict()}
+        state = {**{n: o.state_dict() for n, o in self.optimizers.items()}, "scaler": self.scaler.state_dict()}
+        return state if self.average is None else {**state, "average": self.average.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state[name])
         self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
 
     def broadcast(self) -> None:
         """Give every rank the state that rank 0 has loaded."""
@@ -104,3 +115,5 @@ class Updates:
             state = {f"{n}.{k}": v for n, t in self.tables.items() for k, v in rows.state[t].items()}
             hvd.broadcast_parameters(state, root_rank=0)
         self.scaler.load_state_dict(hvd.broadcast_object(self.scaler.state_dict(), root_rank=0, name="scaler"))
+        if self.average is not None:
+            self.average.broadcast()
