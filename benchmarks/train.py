@@ -46,7 +46,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "bpr": {"batch_size": 2_048},
 }
 TARGET, TARGET_CPU = 0.1014, 370.0  # RecBole's SASRec on the test part, and the CPU-seconds that it took
-SASREC_LENGTH = 21  # as conf/models/sasrec.yaml has it: histories of 20 and the item behind them
+SASREC = Path("conf/models/sasrec.yaml")  # its windows are histories of 20 and the item behind them
 LARGE_USERS, LARGE_ITEMS, LARGE_ROWS, LARGE_BATCH = 1_000_000, 100_000, 163_840, 4_096
 
 
@@ -100,10 +100,10 @@ def epochs(root: Path) -> list[Row]:
 
 def to_quality(root: Path) -> Row:
     """Train SASRec, on one thread, until the epoch that validation has chosen so far has RecBole's figure on test."""
-    settings = yaml.safe_load(Path("conf/models/sasrec.yaml").read_text(encoding="utf-8"))["models"]["sasrec"]
+    conf = yaml.safe_load(SASREC.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder:
-        of = job(root, Path(folder), "sasrec", settings, threads=1)
-        model, network = new_recommender(of, module_of("sasrec"), SASREC_LENGTH)
+        of = job(root, Path(folder), "sasrec", conf["models"]["sasrec"], threads=1)
+        model, network = new_recommender(of, module_of("sasrec"), conf["dataset"]["history_length"])
         test = Validation(root / "test", 0, 1, 20_000, 7)
         spent, reached = 0.0, []
 
@@ -185,7 +185,9 @@ def main(options: argparse.Namespace) -> None:
     parts: dict[str, Callable[[Path], list[Row]]] = {}
     parts["epochs"] = lambda root: epochs(write_log(root, log, LENGTH, LENGTH))
     if options.movielens:
-        parts["quality"] = lambda root: [to_quality(write_log(root, log, SASREC_LENGTH, SASREC_LENGTH - 1))]
+        cut = yaml.safe_load(SASREC.read_text(encoding="utf-8"))["dataset"]
+        length, stride = cut["history_length"], cut["sequence_stride"]
+        parts["quality"] = lambda root: [to_quality(write_log(root, log, length, stride))]
     parts["ranks"] = lambda root: ranks(root, options.share)
     if torch.cuda.is_available():
         parts["gpu"] = on_gpu
