@@ -215,16 +215,24 @@ def test_a_backfill_makes_up_for_days_and_leaves_what_is_live(nights):
     assert nights.live() == live
 
 
+def by_bash(nights: Nights, dag: str, **conf: str) -> subprocess.CompletedProcess[str]:
+    """Run a DAG with BashOperator in the place of SparkSubmitOperator."""
+    environment = {**nights.airflow.environment, "RECSYS_OPERATOR": "bash", "AIRFLOW_HOME": os.environ["AIRFLOW_HOME"]}
+    command = ["airflow", "dags", "test", dag, "-c", json.dumps(conf)]
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+
+
 @pytest.mark.timeout(600)
-def test_somebody_is_erased_by_bash_whatever_the_file_is_called(nights, tmp_path):
+def test_somebody_is_erased_by_bash_and_no_name_of_a_file_is_code(nights, tmp_path):
     person = nights.live()[2][0][0]
     people = tmp_path / "x'; touch pwned; '\".txt"
     people.write_text(person + "\n")
-    environment = {**nights.airflow.environment, "RECSYS_OPERATOR": "bash", "AIRFLOW_HOME": os.environ["AIRFLOW_HOME"]}
-    command = ["airflow", "dags", "test", "recsys_erase_user", "-c", json.dumps({"users_file": str(people)})]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    done = by_bash(nights, "recsys_erase_user", users_file=str(people))
+    assert done.returncode != 0 and "Invalid input for param users_file" in done.stderr
+    assert not (ROOT / "pwned").exists() and not (nights.root / "status/recsys_erase_user").exists()
+
+    done = by_bash(nights, "recsys_erase_user", users_file=str(people.rename(tmp_path / "people.txt")))
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]
-    assert not (ROOT / "pwned").exists()
     (status,) = (nights.root / "status/recsys_erase_user").glob("*/erase_user-*.json")
     line = json.loads(status.read_text())["last_line"]
     assert line["counts"]["people"] == 1 and line["counts"]["left"] == 0 and line["counts"]["rows"] > 0
