@@ -2,12 +2,13 @@
 
 A night is run, or the one of `--night ROOT` is read, with the parameters of `--config`. GAUC of clicks on the
 impressions of its test part, which are all that people were shown on its last day: by how many users had an item in the
-training part (popularity), by the true utility on that day (the oracle), and by each saved ranker, which is asked as it
-is when lists are made, without the position. What is wanted is 80 % of the oracle's gain over popularity.
+training part (popularity), by how probable a click on it was in the world that the log came from (the oracle), and by
+each saved ranker. What is wanted is 80 % of the oracle's gain over popularity, on all impressions and on those of items
+that were new to the user, which lists are made of.
 
-The utility says what people like. It is not all that makes them click: what they know they click less often
-(`hidden_acts.repeat_share`). So an oracle that knows the log as well is measured beside it, whom nobody can beat but by
-chance. Neither knows where on the page an item stood.
+A click depends on the true utility on the day, on what the user had done with the item before, and on the position. The
+oracle knows the first two, the second as far as the log has it. The position it does not know, and neither does a
+ranker, which is asked as it is when lists are made. Noise that the log has beside (lines that are spoilt) is nobody's.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from recsys_spark.models import popularity, torch_ranker
 from recsys_spark.warehouse import Warehouse
 
 BAR, LABEL, CONFIDENCE, REPLICATES, SEED = 0.8, "label_click", 0.95, 2_000, 42
-POPULARITY, ORACLE, KNOWING = "popularity", "the oracle", "the oracle, knowing the log"
+POPULARITY, UTILITY, ORACLE = "popularity", "utility alone", "the oracle"
+EVERYTHING, NEW = "all", "new to the user"
 ONE_NIGHT = ["train.rankers=[din,deepfm]", "train.deep=[]"]
 
 
@@ -60,12 +62,14 @@ def known_before(warehouse: Warehouse, shown: pd.DataFrame, kind: str) -> np.nda
     return (shown.join(first, on=keys)["first"] < shown["seconds"]).to_numpy()
 
 
-def score(config: Config, warehouse: Warehouse, day: str, rows: Columns, shown: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Return by name what the rows are ranked by, [n] each."""
+def score(
+    config: Config, warehouse: Warehouse, day: str, rows: Columns, shown: pd.DataFrame
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return by name what the rows are ranked by, [n] each, and which items were new to their users."""
     truth = Truth.read(config.log.resolve().parent)
     utility = truth.utility(shown["user_id"], shown["item_id"], truth.day(shown["seconds"]))
-    repeated = acts.repeat_share(*(known_before(warehouse, shown, kind) for kind in ("click", "purchase")))
-    chance = world.click_probability(utility, np.ones(len(utility), int)) * repeated
+    clicked, bought = (known_before(warehouse, shown, kind) for kind in ("click", "purchase"))
+    chance = world.click_probability(utility, np.ones(len(utility), int)) * acts.repeat_share(clicked, bought)
     saved = {n: warehouse.slot(f"models/{n}", date=day).require("") for n in (POPULARITY, *config.train.rankers)}
     counts = popularity.load(saved[POPULARITY].path).counts
     item = rows["item_id"]
@@ -73,7 +77,7 @@ def score(config: Config, warehouse: Warehouse, day: str, rows: Columns, shown: 
     batch = {name: torch.from_numpy(np.array(values)) for name, values in rows.items()}
     for name in config.train.rankers:
         found[name] = torch_ranker.load(saved[name].path).score_rows(batch)
-    return {**found, ORACLE: utility, KNOWING: chance}
+    return {**found, UTILITY: utility, ORACLE: chance}, ~clicked
 
 
 def measure(rows: Columns, scores: dict[str, np.ndarray]) -> tuple[dict[str, Interval], dict[str, Interval]]:
@@ -95,19 +99,21 @@ def measure(rows: Columns, scores: dict[str, np.ndarray]) -> tuple[dict[str, Int
     return reached, {name: ratio_interval(added[f"gain of {name}"], gain, CONFIDENCE) for name in scores}
 
 
-def draw(reached: dict[str, Interval], path: Path) -> None:
-    """Draw GAUC with its intervals."""
+def draw(found: dict[str, dict[str, Interval]], path: Path) -> None:
+    """Draw GAUC with its intervals, by which impressions it is of."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure, axes = plt.subplots(figsize=(7, 0.5 * len(reached) + 1), layout="constrained")
-    for y, (name, of) in enumerate(sorted(reached.items(), key=lambda pair: pair[1].mean)):
-        ours = name not in (POPULARITY, ORACLE, KNOWING)
-        axes.errorbar(of.mean, y, xerr=[[of.mean - of.low], [of.high - of.mean]], fmt="o", color="C0" if ours else "C7")
-        axes.text(of.high, y, f"  {name} {of.mean:.3f}", va="center")
-    low, high = reached[POPULARITY].mean, reached[ORACLE].mean
-    axes.axvline(low + BAR * (high - low), color="C3", linestyle="--", label=f"{BAR:.0%} of the oracle's gain")
-    axes.set(xlabel="GAUC of clicks, last day", yticks=[], ylim=(-0.6, len(reached) - 0.4))
-    axes.margins(x=0.25)
-    axes.legend(loc="lower right")
+    figure, sides = plt.subplots(1, len(found), figsize=(10, 3.2), layout="constrained", sharey=True)
+    for axes, (which, reached) in zip(sides, found.items(), strict=True):
+        for y, (name, of) in enumerate(reached.items()):
+            color = "C7" if name in (POPULARITY, UTILITY, ORACLE) else "C0"
+            axes.errorbar(of.mean, y, xerr=[[of.mean - of.low], [of.high - of.mean]], fmt="o", color=color)
+            axes.annotate(f"{of.mean:.3f}", (of.mean, y), (0, 6), textcoords="offset points", ha="center")
+        low, high = reached[POPULARITY].mean, reached[ORACLE].mean
+        axes.axvline(low + BAR * (high - low), color="C3", linestyle="--", label=f"{BAR:.0%} of the oracle's gain")
+        axes.set(xlabel="GAUC of clicks on the last day", title=f"impressions: {which}")
+        axes.set_yticks(range(len(reached)), list(reached))
+        axes.set_ylim(-0.5, len(reached) - 0.3)
+    sides[0].legend(loc="center right", fontsize=8)
     figure.savefig(path, dpi=110)
 
 
@@ -127,21 +133,25 @@ def main() -> None:
         config, warehouse = load_config(args.config, overrides), Warehouse(root)
         day = warehouse.keys("feeds/impressions", "date")[-1]
         rows, shown = read_test(warehouse, day)
-        scores = score(config, warehouse, day, rows, shown)
-    reached, share = measure(rows, scores)
-    print(f"{day}: {len(shown):,} impressions, {rows[LABEL].mean():.3f} clicked; {reached[ORACLE].n:,} of users who "
-          "clicked on some and not on others")  # fmt: skip
-    for name, of in reached.items():
-        part = share[name]
-        print(f"{name}: GAUC {of.mean:.4f} ({of.low:.4f} to {of.high:.4f}), {part.mean:.2f} ({part.low:.2f} to "
-              f"{part.high:.2f}) of the oracle's gain")  # fmt: skip
-    draw(reached, args.plot)
-    high = reached[ORACLE].mean
-    finish("ranking_oracle", [
-        Row(f"{name}: GAUC", reached[name].mean, "GAUC", "oracle", high, share[name].mean, f"≥ {BAR} of its gain",
-            share[name].mean >= BAR)
-        for name in config.train.rankers
-    ], args.out)  # fmt: skip
+        scores, new = score(config, warehouse, day, rows, shown)
+    found, table = {}, []
+    for which, keep in ((EVERYTHING, np.ones(len(new), bool)), (NEW, new)):
+        part = {name: values[keep] for name, values in rows.items()}
+        reached, share = measure(part, {name: values[keep] for name, values in scores.items()})
+        found[which] = reached
+        print(f"{day}, {which}: {keep.sum():,} impressions, {part[LABEL].mean():.3f} clicked; "
+              f"{reached[ORACLE].n:,} of users who clicked on some of them and not on others")  # fmt: skip
+        for name, of in reached.items():
+            gain = share[name]
+            print(f"  {name}: GAUC {of.mean:.4f} ({of.low:.4f} to {of.high:.4f}), {gain.mean:.2f} ({gain.low:.2f} to "
+                  f"{gain.high:.2f}) of the oracle's gain")  # fmt: skip
+        table += [
+            Row(f"{name}, {which}", reached[name].mean, "GAUC", ORACLE, reached[ORACLE].mean, share[name].mean,
+                f"≥ {BAR} of its gain", share[name].mean >= BAR)
+            for name in config.train.rankers
+        ]  # fmt: skip
+    draw(found, args.plot)
+    finish("ranking_oracle", table, args.out)
 
 
 if __name__ == "__main__":
