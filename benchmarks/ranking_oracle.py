@@ -76,7 +76,8 @@ def score(
     found = {POPULARITY: np.where(item < len(counts), counts[np.minimum(item, len(counts) - 1)], 0.0)}
     batch = {name: torch.from_numpy(np.array(values)) for name, values in rows.items()}
     for name in config.train.rankers:
-        found[name] = torch_ranker.load(saved[name].path).score_rows(batch)
+        ranker = torch_ranker.load(saved[name].path)
+        found[name] = ranker.score_rows(batch).reshape(len(item), -1)[:, ranker.config.labels.index(LABEL)]
     return {**found, UTILITY: utility, ORACLE: chance}, ~clicked
 
 
