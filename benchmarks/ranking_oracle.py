@@ -13,6 +13,7 @@ ranker, which is asked as it is when lists are made. Noise that the log has besi
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -54,7 +55,9 @@ def read_test(warehouse: Warehouse, day: str) -> tuple[Columns, pd.DataFrame]:
 def known_before(warehouse: Warehouse, shown: pd.DataFrame, kind: str) -> np.ndarray:
     """Tell of each row [n] whether its user has an event of a kind with its item before it."""
     keys, columns = ["user_id", "item_id"], ["user_id", "item_id", "event_type", "timestamp"]
-    batches = [warehouse.slot("events", batch=b).require("") for b in warehouse.keys("events", "batch")]
+    batches = [
+        warehouse.slot("events", batch=b).require("run a night first") for b in warehouse.keys("events", "batch")
+    ]
     events = pd.concat([pq.read_table(b.data, columns=columns).to_pandas() for b in batches])
     events = events[events["event_type"] == kind]
     seconds = (pd.to_datetime(events["timestamp"], utc=True) - pd.Timestamp(0, tz="UTC")) // pd.Timedelta(seconds=1)
@@ -70,7 +73,8 @@ def score(
     utility = truth.utility(shown["user_id"], shown["item_id"], truth.day(shown["seconds"]))
     clicked, bought = (known_before(warehouse, shown, kind) for kind in ("click", "purchase"))
     chance = world.click_probability(utility, np.ones(len(utility), int)) * acts.repeat_share(clicked, bought)
-    saved = {n: warehouse.slot(f"models/{n}", date=day).require("") for n in (POPULARITY, *config.train.rankers)}
+    remedy = "run a night with it, or name others in train.rankers"
+    saved = {n: warehouse.slot(f"models/{n}", date=day).require(remedy) for n in (POPULARITY, *config.train.rankers)}
     counts = popularity.load(saved[POPULARITY].path).counts
     item = rows["item_id"]
     found = {POPULARITY: np.where(item < len(counts), counts[np.minimum(item, len(counts) - 1)], 0.0)}
@@ -132,7 +136,10 @@ def main() -> None:
             night(Path(folder), args.config, overrides)
             root, overrides = Path(folder) / "warehouse/night", [*overrides, f"log.path={folder}/log/events"]
         config, warehouse = load_config(args.config, overrides), Warehouse(root)
-        day = warehouse.keys("feeds/impressions", "date")[-1]
+        days = warehouse.keys("feeds/impressions", "date")
+        if not days:
+            sys.exit(f"{root}: no feed of impressions; name the root of a night with impressions in dataset.feeds")
+        day = days[-1]
         rows, shown = read_test(warehouse, day)
         scores, new = score(config, warehouse, day, rows, shown)
     found, table = {}, []
