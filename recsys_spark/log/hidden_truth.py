@@ -55,8 +55,8 @@ class Truth:
         except (OSError, ValueError, KeyError) as error:
             raise DataError(f"{log}: holds no embedded log ({error}); write one with jobs/generate_log.py") from None
         return cls(
-            pd.Index(users["user_id"]), (np.stack(users["start"]), np.stack(users["end"])),
-            pd.Index(items["item_id"]), np.stack(items["vector"]), items["popularity"].to_numpy(),
+            pd.Index(users["user_id"]), (np.stack(users["start"].tolist()), np.stack(users["end"].tolist())),
+            pd.Index(items["item_id"]), np.stack(items["vector"].tolist()), items["popularity"].to_numpy(),
             dt.date.fromisoformat(config["start"]), config["days"],
         )  # fmt: skip
 
@@ -78,7 +78,7 @@ class Truth:
 
 
 def _find(kind: str, known: pd.Index, ids: Sequence[str]) -> Ints:
-    found = known.get_indexer(ids)
+    found = known.get_indexer(pd.Index(ids))
     if (found < 0).any():
         stranger = np.asarray(ids)[found < 0][0]
         raise DataError(
