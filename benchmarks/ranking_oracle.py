@@ -118,7 +118,7 @@ def draw(found: dict[str, dict[str, Interval]], path: Path) -> None:
         axes.set(xlabel="GAUC of clicks on the last day", title=f"impressions: {which}")
         axes.set_yticks(range(len(reached)), list(reached))
         axes.set_ylim(-0.5, len(reached) - 0.3)
-    sides[0].legend(loc="center right", fontsize=8)
+    figure.legend(*sides[0].get_legend_handles_labels(), loc="outside lower center", fontsize=8)
     figure.savefig(path, dpi=110)
 
 
