@@ -19,6 +19,8 @@ SIZES = {**context.SIZES, **crosses.SIZES}
 """Features that are ids as they stand, and how many ids each may have."""
 FLOATS = (*user.FLOATS, *item.FLOATS, *context.FLOATS, *crosses.FLOATS)
 """Features that are numbers."""
+DRAWN = "_drawn"
+"""Event type of a row that asks for features and never was: it counts in none, not in its own either."""
 
 
 def describe_events(
@@ -43,13 +45,14 @@ def describe_events(
     rows = item.add_catalogue(rows, items)
     rows = crosses.add_crosses(context.add_context(user.add_user_features(rows))).where(which)
     rows = rows if length is None else add_history(rows, acts, length)
-    return rows.join(days, ["item_id", "date"], "left").drop("_us", "_acts", "_past")
+    return rows.join(days, ["item_id", "date"], "left").drop("_us", "_acts", "_real", "_past")
 
 
 def mark(events: DataFrame, weights: dict[str, float]) -> DataFrame:
-    """Add `_us`, microseconds since 1970 UTC, and `_acts`, 1 for an interaction, else 0."""
+    """Add `_us`, microseconds since 1970 UTC, `_acts`, 1 for an interaction, else 0, and `_real`, 0 for `DRAWN`."""
     acting = [kind for kind, weight in weights.items() if weight > 0]
     return events.withColumns({
         "_us": F.unix_micros("timestamp"),
         "_acts": F.col("event_type").isin(acting).cast("int"),
+        "_real": (F.col("event_type") != DRAWN).cast("int"),
     })  # fmt: skip

@@ -1,0 +1,156 @@
+"""Items drawn beside ratings: whose they are, how they are drawn, and that no feature or label leaks by them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+from pyspark.sql import functions as F
+from test_features import EVENTS as NUMBERED
+from test_features import FLOATS, SIZES, TEXTS, describe, plain
+from test_features import draw_events as draw_numbered
+from test_feeds import EVENTS, UNTIL, config_of, draw_events, event, finish, interactions_of, part_of, rows_of
+
+from recsys_spark.dataset.features.describe import DRAWN
+from recsys_spark.dataset.feeds.drawn import HELD_OUT, with_drawn
+from recsys_spark.dataset.feeds.impressions import write_impressions
+from recsys_spark.errors import ConfigError
+from recsys_spark.warehouse import MANIFEST
+
+TYPES = {"rating": 1.0, "view": 0.5, "scroll": 0.0}
+K = 3
+
+
+def ratings(seed: int = 5) -> list[tuple]:
+    """Three users and twelve items over all parts; ratings, views, which count as had, and scrolls, which do not."""
+    return [(*r[:1], r[1] + 4 * (n % 3), *r[2:]) for n, r in enumerate(draw_events(seed, TYPES))]
+
+
+def drawn_of(spark, rows: list[tuple], seed: int = 1, parts: int = 3) -> list:
+    events = spark.createDataFrame(rows, EVENTS).repartition(parts)
+    parted = events.withColumn("_part", F.udf(part_of)("date"))
+    rated, acting = F.expr("event_type = 'rating' and rating is not null"), F.col("event_type").isin("rating", "view")
+    every = with_drawn(parted, rated, acting, K, seed)
+    assert every.where(F.col("event_type") != DRAWN).exceptAll(parted).isEmpty()
+    return every.where(F.col("event_type") == DRAWN).collect()
+
+
+PLACE = {"train": 0, "valid": 1, "test": 2, None: 0}
+
+
+def test_what_is_drawn_is_new_to_the_user_and_known_to_training(spark):
+    rows = ratings()
+    found = drawn_of(spark, rows)
+    asked: Counter = Counter()
+    for r in rows:
+        if r[2] == "rating" and r[5] is not None and part_of(r[4]):
+            asked[r[0], r[3].replace(tzinfo=None), part_of(r[4])] += K if part_of(r[4]) == "train" else HELD_OUT
+    had: dict[int, set] = defaultdict(set)
+    for r in rows:
+        if r[2] != "scroll":
+            had[r[0]].add((r[1], PLACE[part_of(r[4])]))
+    in_training = {r[1] for r in rows if r[2] == "rating" and r[5] is not None and part_of(r[4]) == "train"}
+    got: Counter = Counter()
+    for r in found:
+        assert r.rating is None and r.position is None and r.item_id in in_training and r.date == r.timestamp.date()
+        assert all(place > PLACE[r._part] for item, place in had[r.user_id] if item == r.item_id)
+        got[r.user_id, r.timestamp, r._part] += 1
+    assert got <= asked and {part for _, _, part in got} == {"train", "valid", "test"}
+    # nothing else is left out: an item that comes later is drawn as any other
+    later = {(u, item) for u, items in had.items() for item, place in items if place and (item, 0) not in items}
+    assert later & {(r.user_id, r.item_id) for r in found if r._part == "train"}
+
+
+def test_the_same_rows_are_drawn_whatever_comes_later_and_however_they_lie(spark):
+    rows = ratings()
+
+    def drawn(rows: list[tuple], **how: int) -> Counter:
+        return Counter((r.user_id, r.item_id, r.timestamp, r._part) for r in drawn_of(spark, rows, **how))
+
+    every = drawn(rows)
+    assert drawn(rows[::-1], parts=5) == every != drawn(rows, seed=2)
+    early = drawn([r for r in rows if part_of(r[4]) == "train"])
+    assert early == Counter({key: n for key, n in every.items() if key[-1] == "train"})
+    assert drawn_of(spark, [r for r in rows if part_of(r[4]) == "test"]) == []
+
+
+def test_items_are_drawn_in_proportion_to_their_ratings_to_three_quarters(spark):
+    time, many = dt.datetime(2026, 1, 2), {1: 400, 2: 81, 3: 16, 4: 1}
+    rows = [event(u, i, "rating", time + dt.timedelta(seconds=u), 4.0) for i, n in many.items() for u in range(n)]
+    rows += [event(10_000 + u, 5, "rating", time, 4.0) for u in range(1000)]  # who have none of the four
+    new = Counter(r.item_id for r in drawn_of(spark, rows) if r.user_id >= 10_000)
+    assert 5 not in new
+    weights = {i: n**0.75 for i, n in many.items()}
+    n, total = sum(new.values()), sum(weights.values()) + 1000**0.75
+    for item, weight in weights.items():
+        p = weight / total
+        assert abs(new[item] - 3000 * p) < 4 * np.sqrt(3000 * p * (1 - p)), item
+    assert n < 3000
+
+
+def test_drawn_rows_count_in_no_feature_and_have_those_of_an_event_that_happens_then(spark):
+    rows = draw_numbered(11, 90)
+    planted = []
+    for number in range(12):
+        user, item, _, time, day, *_, session, device, country, _ = rows[7 * number]
+        planted.append((user, item % 6 + 1, DRAWN, time, day, None, None, session, device, country, 1000 + number))
+    assert len(rows[0]) == len(NUMBERED.split(", ")) == len(planted[0])
+    found, before = describe(spark, rows + planted), describe(spark, rows)
+    assert {n: row for n, row in found.items() if n < 1000} == before
+    for one in planted:
+        shown = (*one[:2], "impression", *one[3:])
+        expected = plain([*rows, shown])[one[-1]]
+        for name in (*TEXTS, *SIZES, *FLOATS):
+            if name != "device_hour":
+                near = pytest.approx(expected[name], rel=1e-9, abs=1e-9) if name in FLOATS else expected[name]
+                assert found[one[-1]][name] == near, name
+
+
+@pytest.fixture(scope="module")
+def feeds(spark, tmp_path_factory):
+    """The feed of a log of ratings, without drawn rows and with them."""
+    rows, found = ratings(), []
+    events = spark.createDataFrame(rows, EVENTS).repartition(3)
+    items = spark.createDataFrame([(1, ["a"], 2.5)], "item_id int, categories array<string>, price float")
+    nothing = interactions_of(spark, [(1, 1, "train", 0, True)])
+    for k in (0, K):
+        path = tmp_path_factory.mktemp(f"drawn{k}")
+        config = config_of(TYPES, drawn_impressions=k)
+        finish(path, write_impressions(spark, nothing, events, items, config, UNTIL, path))
+        found.append(path)
+    return found
+
+
+def test_the_feed_has_ratings_as_ever_and_zeros_beside_them(feeds):
+    manifests = [json.loads((path / MANIFEST).read_text()) for path in feeds]
+    assert [m["labels"] for m in manifests] == [["label_positive"], ["label_positive", "label_rating"]]
+    for part, folder in (("train", "data"), ("valid", "valid"), ("test", "test")):
+        without, beside = (rows_of(path / folder) for path in feeds)
+        real = [r for r in beside if r["label_rating"] == 1]
+        same = ("user_id", "item_id", "timestamp", "hour", "weekday", "position", "history", "label_positive")
+        assert sorted([str(r[name]) for name in same] for r in real) == sorted(
+            [str(r[name]) for name in same] for r in without
+        )
+        new = [r for r in beside if r["label_rating"] == 0]
+        assert new and not any(r["label_positive"] for r in new)
+        assert manifests[1]["parts"][part] == len(beside) == len(without) + len(new)
+        moments = {(r["user_id"], r["timestamp"]): r["history"] for r in real}
+        assert all(moments[r["user_id"], r["timestamp"]] == r["history"] for r in new)
+        assert any(any(r["history"]) for r in new)
+    assert {r["label_positive"] for r in rows_of(feeds[1] / "data")} == {0.0, 1.0}
+
+
+def test_moments_know_nothing_of_drawn_rows(feeds):
+    for known in ("train", "valid", "test"):
+        for table in ("of_users", "of_items"):
+            one, other = (rows_of(path / "moments" / f"known={known}" / table) for path in feeds)
+            assert sorted(map(str, one)) == sorted(map(str, other)) != []
+
+
+def test_beside_impressions_nothing_is_drawn(spark, tmp_path):
+    events = spark.createDataFrame(draw_events(1), EVENTS)
+    with pytest.raises(ConfigError, match=r"dataset\.drawn_impressions: the log has impressions.*set it to 0"):
+        write_impressions(spark, events, events, events, config_of(drawn_impressions=2), UNTIL, tmp_path)
