@@ -14,7 +14,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -48,13 +48,11 @@ class Config(Section):
     """What the retriever's score counts beside the ranker's: 0 = the ranker's order alone, 1 = the retriever's alone;
     `auto`: what does best on validation, by NDCG@10 of at most `train.valid_users` users."""
 
-    @field_validator("weight")
+    @field_validator("weight", mode="before")
     @classmethod
-    def _share(cls, weight: str | float) -> str | float:
-        if not isinstance(weight, str) and not 0 <= weight <= 1:
-            raise ValueError(
-                f"weight: {weight:g} is not between 0 and 1; say what the retriever's score counts, or auto"
-            )
+    def _share(cls, weight: Any) -> Any:
+        if weight != "auto" and not (isinstance(weight, int | float) and 0 <= weight <= 1):
+            raise ValueError(f"weight: {weight!r} is neither 'auto' nor a number from 0 to 1; give one of them")
         return weight
 
 

@@ -16,12 +16,13 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from recsys_spark.dataset.features.describe import DRAWN
-from recsys_spark.dataset.splits import PARTS
+from recsys_spark.dataset.splits import GAP, PARTS
 from recsys_spark.hashing import uniforms
 
 HELD_OUT = 50
 """Least number drawn beside a row of the valid and the test part: so few rows tell epochs apart by many comparisons."""
 _POWER = 0.75
+_ORDER = (PARTS[0], GAP, *PARTS[1:])
 
 
 def with_drawn(events: DataFrame, rated: Column, acting: Column, k: int, seed: int) -> DataFrame:
@@ -37,9 +38,8 @@ def with_drawn(events: DataFrame, rated: Column, acting: Column, k: int, seed: i
         acting: which of them mean that the user had the item.
         seed: which rows are drawn follows from it and from the rating's user, item and time alone.
     """
-    place = F.coalesce(
-        F.create_map(*(F.lit(x) for i, part in enumerate(PARTS) for x in (part, i)))[F.col("_part")], F.lit(0)
-    )
+    order = F.create_map(*(F.lit(x) for i, part in enumerate(_ORDER) for x in (part, i)))
+    place = order[F.coalesce("_part", F.lit(GAP))]
     rows = events.where(rated & F.col("_part").isNotNull())
     counts = rows.where(F.col("_part") == PARTS[0]).groupBy("item_id").count().sort("item_id").toPandas()
     if counts.empty:
@@ -53,8 +53,12 @@ def with_drawn(events: DataFrame, rated: Column, acting: Column, k: int, seed: i
             numbers = uniforms(seed, batch["_key"].to_numpy(), int(n.max(initial=0)))
             chosen = numbers[np.arange(numbers.shape[1]) < n[:, None]] * reach[-1]
             beside = batch.take(pa.array(np.repeat(np.arange(len(n)), n)))
-            items = pa.array(ids[np.searchsorted(reach, chosen, side="right")])
-            yield pa.RecordBatch.from_arrays([*(beside[name] for name in kept), items], [*kept, "item_id"])
+            found = np.minimum(
+                np.searchsorted(reach, chosen, side="right"), len(ids) - 1
+            )  # a product may be rounded up
+            yield pa.RecordBatch.from_arrays(
+                [*(beside[name] for name in kept), pa.array(ids[found])], [*kept, "item_id"]
+            )
 
     asked = rows.select(
         "user_id", "timestamp", "date", "session_id", "device", "country", "_part",

@@ -23,7 +23,7 @@ from recsys_spark.dataset.features.moments import write_moments
 from recsys_spark.dataset.feeds.drawn import with_drawn
 from recsys_spark.dataset.feeds.writer import describe_files, write_files, write_rows
 from recsys_spark.dataset.splits import GAP, PARTS, time_part
-from recsys_spark.errors import ConfigError, DataError
+from recsys_spark.errors import DataError
 
 IMPRESSION = "impression"
 RATING = "rating"
@@ -56,7 +56,6 @@ def write_impressions(
         items: the catalogue with dense ids.
 
     Raises:
-        ConfigError: items are to be drawn beside impressions.
         DataError: the log has neither impressions nor ratings, or none of them in the training part.
     """
     types = config.log.weights
@@ -67,10 +66,6 @@ def write_impressions(
             "take impressions out of dataset.feeds"
         )
     drawn = config.dataset.drawn_impressions
-    if drawn and kind == IMPRESSION:
-        raise ConfigError(
-            "dataset.drawn_impressions: the log has impressions, which say what was not taken; set it to 0"
-        )
     labels = label_columns(types) if kind == IMPRESSION else {POSITIVE: [], **({RATED: []} if drawn else {})}
     parted = part_events(events, interactions, config, until).repartition("user_id")  # suits every window below
     shown = parted
