@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import random
 from collections import Counter, defaultdict
 
@@ -19,7 +18,6 @@ from test_feeds import EVENTS, UNTIL, config_of, event, finish, interactions_of,
 from recsys_spark.dataset.features.describe import DRAWN
 from recsys_spark.dataset.feeds.drawn import HELD_OUT, with_drawn
 from recsys_spark.dataset.feeds.impressions import write_impressions
-from recsys_spark.warehouse import MANIFEST
 
 TYPES = {"rating": 1.0, "view": 0.5, "scroll": 0.0}
 K = 3
@@ -38,12 +36,12 @@ def ratings(seed: int = 5) -> list[tuple]:
 
 def drawn_of(spark, rows: list[tuple], seed: int = 1, parts: int = 3) -> list:
     events = spark.createDataFrame(rows, EVENTS).repartition(parts)
-    parted = events.withColumn("_part", F.udf(part_of)("date"))
+    parted = events.withColumn("_part", F.expr("decode(day(date), 10, 'test', 9, 'valid', 8, null, 'train')"))
     rated, acting = F.expr("event_type = 'rating' and rating is not null"), F.col("event_type").isin("rating", "view")
-    every = with_drawn(parted, rated, acting, K, seed)
-    real = every.where(F.col("event_type") != DRAWN)
-    assert sorted(map(str, real.drop("attributes").collect())) == sorted(map(str, parted.drop("attributes").collect()))
-    return every.where(F.col("event_type") == DRAWN).collect()
+    every = with_drawn(parted, rated, acting, K, seed).collect()
+    real = Counter((r.user_id, r.item_id, r.event_type, r.rating, r.date) for r in every if r.event_type != DRAWN)
+    assert real == Counter((r[0], r[1], r[2], r[5], r[4]) for r in rows)
+    return [r for r in every if r.event_type == DRAWN]
 
 
 PLACE = {"train": 0, None: 1, "valid": 2, "test": 3}  # without a part: a gap between training and the rest
@@ -82,7 +80,7 @@ def test_the_same_rows_are_drawn_whatever_comes_later_and_however_they_lie(spark
     assert drawn(rows[::-1], parts=5) == every != drawn(rows, seed=2)
     early = drawn([r for r in rows if part_of(r[4]) == "train"])
     assert early == Counter({key: n for key, n in every.items() if key[-1] == "train"})
-    assert drawn_of(spark, [r for r in rows if part_of(r[4]) == "test"]) == []
+    assert not drawn([r for r in rows if part_of(r[4]) == "test"])
 
 
 def test_items_are_drawn_in_proportion_to_their_ratings_to_three_quarters(spark):
@@ -113,49 +111,31 @@ def test_drawn_rows_count_in_no_feature_and_have_those_of_an_event_that_happens_
         expected = plain([*rows, shown])[one[-1]]
         for name in (*TEXTS, *SIZES, *FLOATS):
             if name != "device_hour":
-                near = pytest.approx(expected[name], rel=1e-9, abs=1e-9) if name in FLOATS else expected[name]
-                assert found[one[-1]][name] == near, name
+                near, value = found[one[-1]][name], expected[name]
+                assert near == (pytest.approx(value, rel=1e-9, abs=1e-9) if isinstance(value, float) else value), name
 
 
-@pytest.fixture(scope="module")
-def feeds(spark, tmp_path_factory):
-    """The feed of a log of ratings, without drawn rows and with them."""
-    rows, found = ratings(), []
-    events = spark.createDataFrame(rows, EVENTS).repartition(3)
+def test_the_feed_has_ratings_as_ever_and_zeros_beside_them(spark, tmp_path):
+    rows = ratings()
+    events = spark.createDataFrame(rows, EVENTS).repartition(2)
     items = spark.createDataFrame([(1, ["a"], 2.5)], "item_id int, categories array<string>, price float")
     nothing = interactions_of(spark, [(1, 1, "train", 0, True)])
-    for k in (0, K):
-        path = tmp_path_factory.mktemp(f"drawn{k}")
-        config = config_of(TYPES, drawn_impressions=k)
-        finish(path, write_impressions(spark, nothing, events, items, config, UNTIL, path))
-        found.append(path)
-    return found
-
-
-def test_the_feed_has_ratings_as_ever_and_zeros_beside_them(feeds):
-    manifests = [json.loads((path / MANIFEST).read_text()) for path in feeds]
-    assert [m["labels"] for m in manifests] == [["label_positive"], ["label_positive", "label_rating"]]
+    config = config_of(TYPES, drawn_impressions=K)
+    manifest = finish(tmp_path, write_impressions(spark, nothing, events, items, config, UNTIL, tmp_path))
+    assert manifest["labels"] == ["label_positive", "label_rating"] and manifest["rows_are"] == "rating"
     for part, folder in (("train", "data"), ("valid", "valid"), ("test", "test")):
-        without, beside = (rows_of(path / folder) for path in feeds)
-        real = [r for r in beside if r["label_rating"] == 1]
-        same = ("user_id", "item_id", "timestamp", "hour", "weekday", "position", "history", "label_positive")
-        assert sorted([str(r[name]) for name in same] for r in real) == sorted(
-            [str(r[name]) for name in same] for r in without
-        )
-        new = [r for r in beside if r["label_rating"] == 0]
-        assert new and not any(r["label_positive"] for r in new)
-        assert manifests[1]["parts"][part] == len(beside) == len(without) + len(new)
+        found = rows_of(tmp_path / folder)
+        real, new = ([r for r in found if r["label_rating"] == label] for label in (1, 0))
+        expected = [r for r in rows if r[2] == "rating" and r[5] is not None and part_of(r[4]) == part]
+        labels = Counter((r["user_id"], r["item_id"], r["timestamp"], r["label_positive"]) for r in real)
+        assert labels == Counter((r[0], r[1], int(r[3].timestamp()), float(r[5] >= 4)) for r in expected)
+        assert manifest["parts"][part] == len(found) == len(real) + len(new) > len(real)
+        assert not any(r["label_positive"] for r in new)
         moments = {(r["user_id"], r["timestamp"]): r["history"] for r in real}
         assert all(moments[r["user_id"], r["timestamp"]] == r["history"] for r in new)
         assert any(any(r["history"]) for r in new)
-    assert {r["label_positive"] for r in rows_of(feeds[1] / "data")} == {0.0, 1.0}
-
-
-def test_moments_know_nothing_of_drawn_rows(feeds):
-    for known in ("train", "valid", "test"):
-        for table in ("of_users", "of_items"):
-            one, other = (rows_of(path / "moments" / f"known={known}" / table) for path in feeds)
-            assert sorted(map(str, one)) == sorted(map(str, other)) != []
+    of_items = rows_of(tmp_path / "moments" / "known=train" / "of_items")
+    assert {r["item_id"] for r in of_items} == {r[1] for r in rows if part_of(r[4]) in (None, "train")}
 
 
 def test_beside_impressions_nothing_is_drawn():

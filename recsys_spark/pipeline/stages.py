@@ -147,7 +147,8 @@ def train_deep(context: Context) -> StageResult:
             assert joined is not None
             night.finish_model(context, run, TWO_STAGE, joined[0], dataset)
         result.outputs[TWO_STAGE] = joined[0].name
-        result.metrics[TWO_STAGE] = {**joined[0].manifest["steps"][0][1], "reused": not joined[1]}
+        chosen = joined[0].manifest["steps"][0][1]
+        result.metrics[TWO_STAGE] = {"seconds": joined[0].manifest["seconds"], "reused": not joined[1], **chosen}
     return result
 
 

@@ -53,12 +53,9 @@ def with_drawn(events: DataFrame, rated: Column, acting: Column, k: int, seed: i
             numbers = uniforms(seed, batch["_key"].to_numpy(), int(n.max(initial=0)))
             chosen = numbers[np.arange(numbers.shape[1]) < n[:, None]] * reach[-1]
             beside = batch.take(pa.array(np.repeat(np.arange(len(n)), n)))
-            found = np.minimum(
-                np.searchsorted(reach, chosen, side="right"), len(ids) - 1
-            )  # a product may be rounded up
-            yield pa.RecordBatch.from_arrays(
-                [*(beside[name] for name in kept), pa.array(ids[found])], [*kept, "item_id"]
-            )
+            found = np.searchsorted(reach, chosen, side="right")
+            items = pa.array(ids[np.minimum(found, len(ids) - 1)])  # a product may be rounded up to the last sum
+            yield pa.RecordBatch.from_arrays([*(beside[name] for name in kept), items], [*kept, "item_id"])
 
     asked = rows.select(
         "user_id", "timestamp", "date", "session_id", "device", "country", "_part",
