@@ -35,6 +35,7 @@ from recsys_spark.evaluation.evaluate import Candidate, score_users
 from recsys_spark.models import RANKERS, check_models, fm, load, stages_of
 from recsys_spark.models.base import UserBlock
 from recsys_spark.models.features import Features, hashed
+from recsys_spark.models.popularity import Popularity
 from recsys_spark.models.torch_ranker import TorchRanker
 from recsys_spark.pipeline import job, stages
 from recsys_spark.recommendation.select import recommend_block
@@ -58,11 +59,13 @@ def write_moment(folder):
     return folder
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """A saved model of two stages, the moments of its data set, and what it recommends."""
+@pytest.fixture(scope="module", params=[0.0, 0.4])
+def saved(request, tmp_path_factory):
+    """A saved model of two stages, the ranker's order or a blend, its data set's moments, and what it recommends."""
     root = tmp_path_factory.mktemp("two")
     model = two_stage(trained("deepfm")[0], candidates=6)
+    model.weight, falling = request.param, np.append(0, np.arange(SIDE, 0, -1)).astype(np.float32)
+    model.retriever = Popularity(falling, model.retriever.ratings)
     (root / "model").mkdir()
     model.save(root / "model")
     for known in ("train", "valid"):
