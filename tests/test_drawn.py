@@ -103,7 +103,11 @@ def test_drawn_rows_count_in_no_feature_and_have_those_of_an_event_that_happens_
     for number in range(12):
         user, item, _, time, day, *_, session, device, country, _ = rows[7 * number]
         planted.append((user, item % 6 + 1, DRAWN, time, day, None, None, session, device, country, 1000 + number))
-    assert len(rows[0]) == len(NUMBERED.split(", ")) == len(planted[0])
+    first = min(r[3] for r in rows) - dt.timedelta(
+        days=5
+    )  # before any event of the items, whose age it does not change
+    planted += [(1, i, DRAWN, first, first.date(), None, None, None, None, None, 2000 + i) for i in range(1, 7)]
+    assert len(rows[0]) == len(NUMBERED.split(", ")) == len(planted[0]) == len(planted[-1])
     found, before = describe(spark, rows + planted), describe(spark, rows)
     assert {n: row for n, row in found.items() if n < 1000} == before
     for one in planted:
