@@ -1,165 +1,165 @@
-"""Context-aware rankers on the embedded log's world, between popularity and the oracle that knows every taste.
+"""The rankers of a night of the embedded log, between popularity and the oracle that knows every taste.
 
-The people of `recsys_spark/log/hidden_acts.py` act for two weeks; the last day is test, the one before it valid. GAUC
-of clicks on the test day's impressions: by how often an item was clicked before (popularity), by the true utility
-(oracle), and by rankers that learn from the days before with the features of the feed: user, item, category, hour,
-weekday, device, country, position, taste, popularity lately, and the history. What is wanted is 80 % of the oracle's
-gain over popularity.
+A night is run, or the one of `--night ROOT` is read, with the parameters of `--config`. GAUC of clicks on the
+impressions of its test part, which are all that people were shown on its last day: by how many users had an item in the
+training part (popularity), by how probable a click on it was in the world that the log came from (the oracle), and by
+each saved ranker. What is wanted is 80 % of the oracle's gain over popularity, on all impressions and on those of items
+that were new to the user, which lists are made of.
+
+A click depends on the true utility on the day, on what the user had done with the item before, and on the position. The
+oracle knows the first two, the second as far as the log has it. The position it does not know, and neither does a
+ranker, which is asked as it is when lists are made. Noise that the log has beside (lines that are spoilt) is nobody's.
 """
 
 from __future__ import annotations
 
-import argparse
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
 import torch
 from _report import Row, finish, parser
+from matplotlib import pyplot as plt
+from nightly import night
 
-from recsys_spark.config import GeneratorConfig
-from recsys_spark.evaluation.metrics.probability import gauc
+from recsys_spark.config import Config, load_config
+from recsys_spark.evaluation.bootstrap import Interval, bootstrap_sums_by_name, ratio_interval
+from recsys_spark.evaluation.metrics.probability import gauc_sums
+from recsys_spark.feed.columns import Columns, as_numpy
 from recsys_spark.log import hidden_acts as acts
 from recsys_spark.log import hidden_world as world
-from recsys_spark.models import module_of
-from recsys_spark.models.features import Features
+from recsys_spark.log.hidden_truth import Truth
+from recsys_spark.models import popularity, torch_ranker
+from recsys_spark.warehouse import Warehouse
 
-SEED, BAR, LENGTH, DAY_MS = 42, 0.8, 20, acts.DAY_MS
-SETTINGS = {
-    "dim": 16, "hidden": [64, 32], "dropout": 0.2, "batch_size": 1024, "learning_rate": 0.002, "weight_decay": 1e-5,
-}  # fmt: skip
-EPOCHS, PATIENCE = 15, 2
-LABEL = "label_click"
-
-
-def live(config: GeneratorConfig, sessions: int) -> tuple[world.Items, dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Let everyone act; return the items, the users' tastes, and the events in the order of their time."""
-    items = world.draw_items(config, SEED)
-    blocks = range(world.block_count(config))
-    users = [world.draw_users(config, items, SEED, b) for b in blocks]
-    activity = np.array([acts.expected_activity(config, u).sum() for u in users])
-    of = np.rint(sessions * activity / activity.sum()).astype(int)
-    parts = [acts.simulate(config, items, u, SEED, b, int(n)) for b, u, n in zip(blocks, users, of, strict=True)]
-    events = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-    order = np.argsort(events["ms"], kind="stable")
-    tastes = {"start": np.concatenate([u.start for u in users]), "end": np.concatenate([u.end for u in users])}
-    return items, tastes, {name: values[order] for name, values in events.items()}
+BAR, LABEL, CONFIDENCE, REPLICATES, SEED = 0.8, "label_click", 0.95, 2_000, 42
+POPULARITY, UTILITY, ORACLE = "popularity", "utility alone", "the oracle"
+EVERYTHING, NEW = "all", "new to the user"
+ONE_NIGHT = ["train.rankers=[din,deepfm]", "train.deep=[]"]
 
 
-def describe(items: world.Items, events: dict[str, np.ndarray], days: int) -> dict[str, np.ndarray]:
-    """Return a row for each impression: what was known before it, and whether it was clicked."""
-    shown, clicked = events["type"] == 0, events["type"] == 1
-    n_items, category, day = len(items.category), items.category, events["ms"] // DAY_MS
-    clicks = np.zeros((days, n_items))
-    np.add.at(clicks, (day[clicked], events["item"][clicked]), 1)
-    week = np.stack([clicks[max(0, d - 7) : d].sum(axis=0) for d in range(days)])
-    ever = np.cumsum(clicks, axis=0) - clicks
-    key = (events["session"] * (n_items + 1) + events["item"]) * (events["user"].max() + 1) + events["user"]
-    hit = np.isin(key[shown], key[clicked])
-    history: dict[int, list[int]] = {}
-    liked: dict[int, np.ndarray] = {}
-    rows, taste = np.zeros((int(shown.sum()), LENGTH), np.int64), np.zeros(int(shown.sum()))
-    at = 0
-    for user, item, kind in zip(events["user"].tolist(), events["item"].tolist(), events["type"].tolist(), strict=True):
-        if kind == 0:
-            past = history.get(user, [])[-LENGTH:]
-            rows[at, LENGTH - len(past) :] = past
-            if user in liked:
-                taste[at] = liked[user][category[item]] / liked[user].sum()
-            at += 1
-        elif kind == 1:
-            mine = history.setdefault(user, [])
-            if item + 1 in mine:
-                mine.remove(item + 1)
-            mine.append(item + 1)
-            liked.setdefault(user, np.zeros(category.max() + 1))[category[item]] += 1
-    user, item, of_day, ms = (values[shown] for values in (events["user"], events["item"], day, events["ms"]))
-    found = {
-        "user_id": user + 1, "item_id": item + 1, "category": category[item] + 1, "history": rows,
-        "hour": ms // (DAY_MS // 24) % 24, "weekday": of_day % 7, "device": events["device"][shown],
-        "country": events["country"][shown], "position": events["position"][shown], "user_taste": taste,
-        "item_last_week": np.log1p(week[of_day, item]), "day": of_day, "popularity": ever[of_day, item], LABEL: hit,
-    }  # fmt: skip
-    early = of_day < days - 2
-    for name in ("user_taste", "item_last_week"):
-        found[name] = (found[name] - found[name][early].mean()) / found[name][early].std()
-    return found
+def read_test(warehouse: Warehouse, day: str) -> tuple[Columns, pd.DataFrame]:
+    """Return the test part of the feed, encoded as the rankers read it, and the log's ids and the time of each row."""
+    feed = warehouse.slot("feeds/impressions", date=day).require("add impressions to dataset.feeds")
+    rows = as_numpy(pq.read_table(feed.path / "test"))
+    raw = {"seconds": rows["timestamp"]}
+    for column, table in (("user_id", "user_ids"), ("item_id", "item_ids")):
+        ids = pq.read_table(warehouse.slot(table).require("run a night first").data).to_pandas().set_index("id")
+        raw[column] = ids["raw_id"].loc[rows[column]].to_numpy()
+    return rows, pd.DataFrame(raw)
 
 
-def gauc_of(rows: dict[str, np.ndarray], scores: np.ndarray) -> float:
-    return gauc(rows[LABEL], scores, rows["user_id"])
+def known_before(warehouse: Warehouse, shown: pd.DataFrame, kind: str) -> np.ndarray:
+    """Tell of each row [n] whether its user has an event of a kind with its item before it."""
+    keys, columns = ["user_id", "item_id"], ["user_id", "item_id", "event_type", "timestamp"]
+    batches = [
+        warehouse.slot("events", batch=b).require("run a night first") for b in warehouse.keys("events", "batch")
+    ]
+    events = pd.concat([pq.read_table(b.data, columns=columns).to_pandas() for b in batches])
+    events = events[events["event_type"] == kind]
+    seconds = (pd.to_datetime(events["timestamp"], utc=True) - pd.Timestamp(0, tz="UTC")) // pd.Timedelta(seconds=1)
+    first = events.assign(first=seconds).groupby(keys)["first"].min()
+    return (shown.join(first, on=keys)["first"] < shown["seconds"]).to_numpy()
 
 
-def tensors(rows: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    floats = ("user_taste", "item_last_week", LABEL)
-    return {n: torch.from_numpy(v).float() if n in floats else torch.from_numpy(v) for n, v in rows.items()}
+def score(
+    config: Config, warehouse: Warehouse, day: str, rows: Columns, shown: pd.DataFrame
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return by name what the rows are ranked by, [n] each, and which items were new to their users."""
+    truth = Truth.read(config.log.resolve().parent)
+    utility = truth.utility(shown["user_id"], shown["item_id"], truth.day(shown["seconds"]))
+    clicked, bought = (known_before(warehouse, shown, kind) for kind in ("click", "purchase"))
+    chance = world.click_probability(utility, np.ones(len(utility), int)) * acts.repeat_share(clicked, bought)
+    remedy = "run a night with it, or name others in train.rankers"
+    saved = {n: warehouse.slot(f"models/{n}", date=day).require(remedy) for n in (POPULARITY, *config.train.rankers)}
+    counts = popularity.load(saved[POPULARITY].path).counts
+    item = rows["item_id"]
+    found = {POPULARITY: np.where(item < len(counts), counts[np.minimum(item, len(counts) - 1)], 0.0)}
+    batch = {name: torch.from_numpy(np.array(values)) for name, values in rows.items()}
+    for name in config.train.rankers:
+        ranker = torch_ranker.load(saved[name].path)
+        found[name] = ranker.score_rows(batch).reshape(len(item), -1)[:, ranker.config.labels.index(LABEL)]
+    return {**found, UTILITY: utility, ORACLE: chance}, ~clicked
 
 
-def fit(name: str, parts: list[dict[str, np.ndarray]], features: Features) -> np.ndarray:
-    """Train a ranker until its GAUC on valid stops growing; return its scores of the test part."""
-    module = module_of(name)
-    known = {k: v for k, v in SETTINGS.items() if k in module.Config.model_fields}
-    config = module.Config(**known, label=LABEL)
-    torch.manual_seed(SEED)
-    network = module.Network(config, features)
-    optimizer = torch.optim.Adam(
-        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
-    train, valid, test = map(tensors, parts)
-    generator = torch.Generator().manual_seed(SEED)
-    best, scores, since = 0.0, np.zeros(len(test[LABEL])), 0
-    for epoch in range(EPOCHS):
-        network.train()
-        for rows in torch.randperm(len(train[LABEL]), generator=generator).split(config.batch_size):
-            optimizer.zero_grad()
-            network.loss({n: v[rows] for n, v in train.items()}, generator).backward()
-            optimizer.step()
-        network.eval()
-        with torch.inference_mode():
-            reached = gauc_of(parts[1], network.logits(valid).numpy())
-            if reached > best:
-                best, scores, since = reached, network.logits(test).numpy(), 0
-            else:
-                since += 1
-        print(f"{name}: epoch {epoch}, GAUC on valid {reached:.4f}", flush=True)
-        if since > PATIENCE:
-            break
-    return scores
+def measure(rows: Columns, scores: dict[str, np.ndarray]) -> tuple[dict[str, Interval], dict[str, Interval]]:
+    """Return the GAUC of each scores, and its share of the oracle's gain over popularity, with intervals over users.
+
+    Of every user whose rows were clicked in part: n AUC and n, which add up over users as GAUC does.
+    """
+    users, of = np.unique(rows["user_id"], return_inverse=True)
+    groups = np.split(np.argsort(of, kind="stable"), np.cumsum(np.bincount(of))[:-1])
+    sums = {
+        name: np.array([gauc_sums(rows[LABEL][g], by[g], rows["user_id"][g]) for g in groups])
+        for name, by in scores.items()
+    }
+    gains = {f"gain of {name}": of[:, 0] - sums[POPULARITY][:, 0] for name, of in sums.items()}
+    columns = {name: of[:, 0] for name, of in sums.items()} | gains | {"rows": sums[POPULARITY][:, 1]}
+    added = bootstrap_sums_by_name(columns, users, REPLICATES, SEED)
+    reached = {name: ratio_interval(added[name], added["rows"], CONFIDENCE) for name in scores}
+    gain = added[f"gain of {ORACLE}"]
+    return reached, {name: ratio_interval(added[f"gain of {name}"], gain, CONFIDENCE) for name in scores}
+
+
+def draw(found: dict[str, dict[str, Interval]], path: Path) -> None:
+    """Draw GAUC with its intervals, by which impressions it is of."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure, sides = plt.subplots(1, len(found), figsize=(10, 3.2), layout="constrained", sharey=True)
+    for axes, (which, reached) in zip(sides, found.items(), strict=True):
+        for y, (name, of) in enumerate(reached.items()):
+            color = "C7" if name in (POPULARITY, UTILITY, ORACLE) else "C0"
+            axes.errorbar(of.mean, y, xerr=[[of.mean - of.low], [of.high - of.mean]], fmt="o", color=color)
+            axes.annotate(f"{of.mean:.3f}", (of.mean, y), (0, 6), textcoords="offset points", ha="center")
+        low, high = reached[POPULARITY].mean, reached[ORACLE].mean
+        axes.axvline(low + BAR * (high - low), color="C3", linestyle="--", label=f"{BAR:.0%} of the oracle's gain")
+        axes.set(xlabel="GAUC of clicks on the last day", title=f"impressions: {which}")
+        axes.set_yticks(range(len(reached)), list(reached))
+        axes.set_ylim(-0.5, len(reached) - 0.3)
+    figure.legend(*sides[0].get_legend_handles_labels(), loc="outside lower center", fontsize=8)
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
     options = parser(__doc__ or "")
-    options.add_argument("--users", type=int, default=2_000)
-    options.add_argument("--sessions", type=int, default=14_000)
-    options.add_argument("--models", nargs="+", default=["deepfm", "din"])
-    args: argparse.Namespace = options.parse_args()
-    config = GeneratorConfig(users=args.users, items=1_000, days=14, events=240_000)
-    items, tastes, events = live(config, args.sessions)
-    rows = describe(items, events, config.days)
-    parts = [{n: v[keep] for n, v in rows.items()} for keep in split(rows["day"], config.days)]
-    test = parts[2]
-    t = (config.days - 1) / (config.days - 1)
-    taste = tastes["start"] + t * (tastes["end"] - tastes["start"])
-    utility = world.affinity(
-        taste, taste, items.vectors, items.popularity, config.days - 1, config.days
-    )[test["user_id"] - 1, test["item_id"] - 1]  # fmt: skip
-    low, high = gauc_of(test, test["popularity"]), gauc_of(test, utility)
-    print(f"{len(parts[0][LABEL]):,} training rows, {parts[0][LABEL].mean():.3f} clicked; "
-          f"popularity {low:.4f}, oracle {high:.4f}", flush=True)  # fmt: skip
-    tables = {
-        "user_id": args.users + 1, "item_id": 1_001, "category": config.categories + 1, "hour": 24, "weekday": 7,
-        "device": 4, "country": 16, "position": 11,
-    }  # fmt: skip
-    features = Features(tables, {n: n for n in tables}, {"history": "item_id"}, ("user_taste", "item_last_week"))
-    found = []
-    for name in args.models:
-        reached = gauc_of(test, fit(name, parts, features))
-        share = (reached - low) / (high - low)
-        print(f"{name}: GAUC on test {reached:.4f}, {share:.2f} of the oracle's gain", flush=True)
-        found.append(Row(f"{name}: GAUC", reached, "GAUC", "oracle", high, share, f"≥ {BAR} of its gain", share >= BAR))
-    finish("ranking_oracle", found, args.out)
-
-
-def split(day: np.ndarray, days: int) -> list[np.ndarray]:
-    return [day < days - 2, day == days - 2, day == days - 1]
+    options.add_argument("--config", default="conf/embedded.yaml", help="a configuration with an embedded log")
+    options.add_argument("--night", metavar="ROOT", type=Path, help="warehouse of a night that has been, of this log")
+    options.add_argument("--plot", type=Path, default=Path("build/bench/ranking_oracle.png"), help="picture of GAUC")
+    options.add_argument("overrides", nargs="*", metavar="key.sub=value")
+    args = options.parse_intermixed_args()
+    overrides = [*ONE_NIGHT, *args.overrides]
+    with tempfile.TemporaryDirectory() as folder:
+        root = args.night
+        if root is None:
+            night(Path(folder), args.config, overrides)
+            root, overrides = Path(folder) / "warehouse/night", [*overrides, f"log.path={folder}/log/events"]
+        config, warehouse = load_config(args.config, overrides), Warehouse(root)
+        days = warehouse.keys("feeds/impressions", "date")
+        if not days:
+            sys.exit(f"{root}: no feed of impressions; name the root of a night with impressions in dataset.feeds")
+        day = days[-1]
+        rows, shown = read_test(warehouse, day)
+        scores, new = score(config, warehouse, day, rows, shown)
+    found, table = {}, []
+    for which, keep in ((EVERYTHING, np.ones(len(new), bool)), (NEW, new)):
+        part = {name: values[keep] for name, values in rows.items()}
+        reached, share = measure(part, {name: values[keep] for name, values in scores.items()})
+        found[which] = reached
+        print(f"{day}, {which}: {keep.sum():,} impressions, {part[LABEL].mean():.3f} clicked; "
+              f"{reached[ORACLE].n:,} of users who clicked on some of them and not on others")  # fmt: skip
+        for name, of in reached.items():
+            gain = share[name]
+            print(f"  {name}: GAUC {of.mean:.4f} ({of.low:.4f} to {of.high:.4f}), {gain.mean:.2f} ({gain.low:.2f} to "
+                  f"{gain.high:.2f}) of the oracle's gain")  # fmt: skip
+        table += [
+            Row(f"{name}, {which}", reached[name].mean, "GAUC", ORACLE, reached[ORACLE].mean, share[name].mean,
+                f"≥ {BAR} of its gain", share[name].mean >= BAR)
+            for name in config.train.rankers
+        ]  # fmt: skip
+    draw(found, args.plot)
+    finish("ranking_oracle", table, args.out)
 
 
 if __name__ == "__main__":

@@ -85,6 +85,7 @@ def plain(rows: list[tuple]) -> dict[int, dict]:
             "item_price": None if price is None else math.log1p(price),
             "session_events": math.log1p(sum(r[7] == session for r in mine)) if session else 0,
             "user_taste": len(alike) / len(acts) if acts and category else 0,
+            "user_item": math.log1p(sum(TYPES[r[2]] for r in acts if r[1] == item)),
         }  # fmt: skip
     return described
 
@@ -105,11 +106,11 @@ def test_features_are_what_their_definitions_say(spark, seed):
         assert (hashed == 0) if pair is None else (1 <= hashed <= CROSS_BUCKETS)
         assert pair is None or crosses.setdefault(pair, hashed) == hashed
     assert set(found) == set(expected) and len(set(crosses.values())) > 4
-    for name in ("user_taste", "user_recency_hours", "item_last_week", "item_trend", "item_age_days"):
+    for name in ("user_taste", "user_item", "user_recency_hours", "item_last_week", "item_trend", "item_age_days"):
         assert len({row[name] for row in expected.values()}) > 5, f"{name} hardly varies: the test is weak"
 
 
-USER = ("user_activity", "user_recency_hours", "user_taste", "session_events")
+USER = ("user_activity", "user_recency_hours", "user_taste", "user_item", "session_events")
 ITEM = ("item_last_day", "item_last_week", "item_trend", "item_age_days")
 
 

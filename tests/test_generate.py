@@ -11,12 +11,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from recsys_spark.config import DirtConfig, GeneratorConfig
-from recsys_spark.errors import ConfigError
+from recsys_spark.errors import ConfigError, DataError
+from recsys_spark.evaluation.metrics.probability import gauc
 from recsys_spark.log import generate, item_texts
 from recsys_spark.log import hidden_acts as acts
 from recsys_spark.log import hidden_world as world
+from recsys_spark.log.hidden_truth import Truth
 
 DIRT = DirtConfig(
     duplicates=0.02, late=0.01, bad_timestamp=0.006, unknown_type=0.006, truncated=0.006, nulls=0.006, bots=0.02
@@ -265,6 +268,60 @@ def test_the_oracle_beats_popularity_by_far(events, truth):
 
     assert ndcg_at_10(utility) > 0.2
     assert ndcg_at_10(utility) > 2.5 * ndcg_at_10(popularity)
+
+
+def test_the_truth_knows_the_utility_of_single_pairs(log):
+    read, items = Truth.read(log[0]), world.draw_items(CONFIG, SEED)
+    blocks = [world.draw_users(CONFIG, items, SEED, block) for block in range(world.block_count(CONFIG))]
+    start, end = (np.concatenate([getattr(users, name) for users in blocks]) for name in ("start", "end"))
+    rng = np.random.default_rng(SEED)
+    user, item = rng.integers(CONFIG.users, size=2_000), rng.integers(CONFIG.items, size=2_000)
+    day = rng.integers(CONFIG.days, size=2_000)
+    begin = dt.datetime.combine(CONFIG.start, dt.time(), dt.UTC).timestamp()
+    last = 86_400 * day + 86_399
+    assert (read.day(begin + 86_400 * day) == day).all() and (read.day(begin + last) == day).all()
+    found = read.utility([f"u{n:07d}" for n in user], [f"i{n:07d}" for n in item], day)
+    by_day = np.stack([
+        world.affinity(start, end, items.vectors, items.popularity, d, CONFIG.days) for d in range(CONFIG.days)
+    ])  # fmt: skip
+    np.testing.assert_allclose(found, by_day[day, user, item], atol=1e-5)  # the truth is written in float32
+
+
+def test_clicks_follow_the_truth(log, events):
+    truth, clicks = Truth.read(log[0]), events[events.event_type == "click"]
+    shown = events[events.event_type == "impression"].sort_values("time")
+    shown = shown.drop_duplicates(["session_id", "item_id"])  # a second list of a session may show it again
+    keys = ["session_id", "item_id"]
+    clicked = pd.MultiIndex.from_frame(shown[keys]).isin(pd.MultiIndex.from_frame(clicks[keys]))
+    utility = truth.utility(shown.user_id, shown.item_id, truth.day(shown.time.astype("datetime64[s]").astype("int64")))
+    assert utility[clicked].mean() > utility[~clicked].mean() + 0.5
+
+    def known(kind):
+        first = events[events.event_type == kind].groupby(["user_id", "item_id"]).time.min().rename("first")
+        return (shown.join(first, on=["user_id", "item_id"])["first"] < shown.time).to_numpy()
+
+    expected = world.click_probability(utility, shown.position.to_numpy())
+    expected *= acts.repeat_share(known("click"), known("purchase"))
+    for n, part in enumerate(np.array_split(np.argsort(expected), 5)):
+        error = math.sqrt((expected[part] * (1 - expected[part])).sum()) / len(part)
+        assert clicked[part].mean() == pytest.approx(expected[part].mean(), abs=4 * error + 0.015), n
+
+    users = pd.factorize(shown.user_id)[0]
+    rows = pd.DataFrame({"user": users, "clicked": clicked, "utility": utility})
+    judged = [of for _, of in rows.groupby("user") if of.clicked.nunique() == 2]
+    aucs, weights = [roc_auc_score(of.clicked, of.utility) for of in judged], [len(of) for of in judged]
+    assert gauc(clicked, utility, users) == pytest.approx(np.average(aucs, weights=weights), abs=1e-12)
+    assert gauc(clicked, expected, users) > gauc(clicked, utility, users) > 0.5
+
+
+def test_the_truth_does_not_know_strangers(log, tmp_path):
+    read = Truth.read(log[0])
+    with pytest.raises(DataError, match="no item 'i0000300'; take the log that the warehouse was made from"):
+        read.utility(["u0000001", "u0000002"], ["i0000299", "i0000300"], [0, 1])
+    with pytest.raises(DataError, match="no user 'x'"):
+        read.utility(["x"], ["i0000000"], [0])
+    with pytest.raises(DataError, match=r"holds no embedded log .*; write one with jobs/generate_log.py"):
+        Truth.read(tmp_path)
 
 
 def test_drift_moves_tastes_as_far_as_asked():

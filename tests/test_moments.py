@@ -16,6 +16,7 @@ from recsys_spark.dataset.features import item, moments, user
 from recsys_spark.dataset.features.describe import describe_events
 from recsys_spark.dataset.features.encoding import fit_encoding
 from recsys_spark.dataset.features.moments import asked_on, describe_moment, write_moments
+from recsys_spark.models.base import UserBlock
 from recsys_spark.models.moment import Moment, load
 from recsys_spark.models.torch_ranker import TorchRanker
 
@@ -53,10 +54,23 @@ def test_a_history_is_what_came_strictly_before(spark, items, seed):
 DAY = dt.date(2026, 1, 20)
 
 
+def before_the_day() -> list[tuple]:
+    return [r for r in draw_events(7, 200) if r[4] < DAY]
+
+
+def weights_of(who: int) -> dict[int, float]:
+    """A user's history, as the table `histories` has it but for the order: by item the weights of what was done."""
+    had: dict[int, float] = {}
+    for row in before_the_day():
+        if row[0] == who and TYPES[row[2]] > 0:
+            had[row[1]] = had.get(row[1], 0.0) + TYPES[row[2]]
+    return had
+
+
 @pytest.fixture(scope="module")
 def described(spark, items):
     """A moment's two tables, and every user with every item as if they were shown to them on that day."""
-    rows = [r for r in draw_events(7, 200) if r[4] < DAY]
+    rows = before_the_day()
     assert len(rows) > 100
     planted = []
     for who in sorted({r[0] for r in rows}):
@@ -89,7 +103,7 @@ def test_a_moment_has_the_features_of_an_event_that_happens_then(described):
 
 def test_a_ranker_encodes_a_moment_as_the_feed_encodes_events(described, spark, tmp_path):
     (of_users, of_items), asked = described
-    floats, texts = (*user.FLOATS, *item.FLOATS, "user_taste"), ("device", "country", "category")
+    floats, texts = (*user.FLOATS, *item.FLOATS, "user_taste", "user_item"), ("device", "country", "category")
     encoding = fit_encoding(asked.where("number % 3 = 0"), floats, texts)
     encoded = encoding.apply(asked).collect()
     of_users.write.parquet(str(tmp_path / "of_users"))
@@ -108,6 +122,11 @@ def test_a_ranker_encodes_a_moment_as_the_feed_encodes_events(described, spark, 
     for name in (*floats, *texts):
         if name == "user_taste":
             found = ranker._encode(name, at.user_taste(user_rows, item_rows))[:, 0]
+        elif name == "user_item":
+            had = [weights_of(r[0]) for r in users]
+            block = UserBlock.of(users[:, 0], [list(h) for h in had], [list(h.values()) for h in had])
+            found = ranker._encode(name, np.log1p(block.weight_of(things)))[:, 0]
+            assert len(set(found)) > 4
         elif name in at.users:
             found = ranker._encode(name, at.users[name])[user_rows]
         else:

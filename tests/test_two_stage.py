@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from night import last_line, published, write_config
+from night import REPOSITORY, environment, last_line, published, write_config
 from test_ranking_models import (
     ENCODING,
     LENGTH,
@@ -32,6 +35,7 @@ from recsys_spark.evaluation.evaluate import Candidate, score_users
 from recsys_spark.models import RANKERS, check_models, fm, load, stages_of
 from recsys_spark.models.base import UserBlock
 from recsys_spark.models.features import Features, hashed
+from recsys_spark.models.popularity import Popularity
 from recsys_spark.models.torch_ranker import TorchRanker
 from recsys_spark.pipeline import job, stages
 from recsys_spark.recommendation.select import recommend_block
@@ -55,11 +59,13 @@ def write_moment(folder):
     return folder
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """A saved model of two stages, the moments of its data set, and what it recommends."""
+@pytest.fixture(scope="module", params=[0.0, 0.4])
+def saved(request, tmp_path_factory):
+    """A saved model of two stages, the ranker's order or a blend, its data set's moments, and what it recommends."""
     root = tmp_path_factory.mktemp("two")
     model = two_stage(trained("deepfm")[0], candidates=6)
+    model.weight, falling = request.param, np.append(0, np.arange(SIDE, 0, -1)).astype(np.float32)
+    model.retriever = Popularity(falling, model.retriever.ratings)
     (root / "model").mkdir()
     model.save(root / "model")
     for known in ("train", "valid"):
@@ -228,6 +234,19 @@ def test_a_night_of_two_stages(tmp_path, capsys):
         assert wanted in page, wanted
 
     warehouse = tmp_path / "warehouse" / "tiny"
+    oracle = [sys.executable, "benchmarks/ranking_oracle.py", "--config", str(config), "--night", str(warehouse)]
+    files = {"--out": tmp_path / "oracle.json", "--plot": tmp_path / "oracle.png"}
+    options = [str(word) for pair in files.items() for word in pair]
+    done = subprocess.run(
+        [*oracle, *options, *NIGHT], cwd=REPOSITORY, capture_output=True, text=True, env=environment()
+    )
+    assert done.returncode == 0, done.stderr
+    rows = {row["work"]: row for row in json.loads(files["--out"].read_text("utf-8"))["rows"]}
+    assert set(rows) == {f"{name}, {which}" for name in ("din", "mmoe") for which in ("all", "new to the user")}
+    # As far as both measure the same: the night's own GAUC of a ranker, on all test impressions.
+    assert rows["din, all"]["ours"] == pytest.approx(said["train_deep"]["metrics"]["din"]["test_gauc_click"], abs=1e-6)
+    assert all(row["peer_value"] > 0.6 for row in rows.values()), "the oracle knows what people like"
+    assert files["--plot"].stat().st_size > 5_000
     shutil.rmtree(next((warehouse / "feeds" / "impressions").glob("date=*")))
     code, out = run("recommend", "publish.k=4")
     assert code == 2 and "add impressions to dataset.feeds" in out.err, out.err

@@ -75,6 +75,18 @@ def test_last_items_pads_on_the_left(users, length):
     assert got.tolist() == expected
 
 
+@given(USERS, st.integers(0, 4), st.data())
+def test_weight_of_looks_into_each_users_own_history(users, n, data):
+    asked = [data.draw(st.lists(st.integers(0, 12), min_size=n, max_size=n)) for _ in users]
+    expected = [
+        [dict((i, float(w)) for i, w, _ in history).get(item, 0.0) for item in row]
+        for (_, history), row in zip(users, asked, strict=True)
+    ]
+    got = block_of(users).weight_of(np.array(asked, np.int64).reshape(len(users), n))
+    assert got.shape == (len(users), n)
+    assert got.tolist() == expected
+
+
 def test_weights_default_to_one_and_ratings_to_none():
     block = UserBlock.of([3, 4], [[1, 2], [5]])
     assert block.weights.tolist() == [1, 1, 1]

@@ -40,6 +40,9 @@ class DatasetConfig(Section):
     """Hours after an impression within which a click or purchase of the item labels it."""
     positive_rating: float = 4.0
     """Least rating that labels a row of the impressions feed positive, where a log has ratings and no impressions."""
+    drawn_impressions: int = Field(0, ge=0)
+    """Items drawn beside each rating, as rows of the impressions feed whose labels are 0, where a log has ratings and
+    no impressions: a ranker of `label_rating` then learns what people come to next."""
     feed_files: int = Field(8, ge=1)
     """Least number of files (= row groups) of a feed; there are never fewer than four for each reader thread."""
     feed_rows_per_file: int = Field(1_000_000, ge=1)

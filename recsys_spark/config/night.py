@@ -47,7 +47,7 @@ class TrainConfig(Section):
     patience: int = Field(5, ge=1)
     """Epochs without a better validation NDCG@10, or GAUC of a ranker, before training stops."""
     valid_users: int = Field(20_000, ge=1)
-    """Most users measured after each epoch (a seeded sample)."""
+    """Most users measured after each epoch, and for the weight of `models.two_stage` (a seeded sample)."""
     feed_workers: int = Field(1, ge=1)
     """Threads per rank that read the feed ahead; the order of rows is the same for any number."""
     reader: ReaderName = "petastorm"

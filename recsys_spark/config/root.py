@@ -51,6 +51,11 @@ class Config(Section):
     def _agrees(self) -> Config:
         if self.dataset.split == "column" and "split" not in self.log.columns:
             raise ValueError("dataset.split is 'column' but log.columns maps no 'split'; name the log's column")
+        if self.dataset.drawn_impressions and "impression" in self.log.weights:
+            raise ValueError(
+                "dataset.drawn_impressions is for a log without impressions, and log.event_types has 'impression'; set "
+                "it to 0"
+            )
         paid = self.experiment.revenue_attribute
         if paid is not None and paid not in self.log.attributes:
             raise ValueError(f"experiment.revenue_attribute {paid!r} is not among log.attributes; name it there too")

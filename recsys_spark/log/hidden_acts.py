@@ -61,10 +61,8 @@ def simulate(
     bought = viewed & (rng.random(shown.shape) < 0.45 * world.sigmoid(utility - _BUY_AT))
     rated = viewed & (rng.random(shown.shape) < np.where(bought, 0.5, 0.08))
     stars = np.clip(np.rint(3.4 + 0.8 * (utility - world.CLICK_AT) + 0.7 * rng.normal(size=shown.shape)), 1, 5)
-    # A known item is clicked again less often, and one that was bought hardly ever.
     key = cell_user * len(items.popularity) + item
-    again = np.where(_earlier(key, bought), 0.03, np.where(_earlier(key, clicked), 0.4, 1.0))
-    kept = rng.random(shown.shape) < again
+    kept = rng.random(shown.shape) < repeat_share(_earlier(key, clicked), _earlier(key, bought))
     clicked, viewed, bought, rated = clicked & kept, viewed & kept, bought & kept, rated & kept
 
     # Time: the session walks through its cells; the steps of one cell follow each other.
@@ -97,6 +95,18 @@ def simulate(
             "country": users.country[user[s]],
         })  # fmt: skip
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def repeat_share(clicked: Bools, bought: Bools) -> Floats:
+    """Return which share of its clicks an item keeps: a known one is clicked less often, a bought one hardly ever.
+
+    Args:
+        clicked, bought: whether the user had clicked on it, and bought it, before.
+
+    >>> repeat_share(np.array([False, True, True]), np.array([False, False, True])).tolist()
+    [1.0, 0.4, 0.03]
+    """
+    return np.where(bought, 0.03, np.where(clicked, 0.4, 1.0))
 
 
 def simulate_bots(

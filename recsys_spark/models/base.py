@@ -105,6 +105,20 @@ class UserBlock:
         """Return how many entries of its history are newer than each, [H]."""
         return np.repeat(self.offsets[1:], np.diff(self.offsets)) - 1 - np.arange(len(self.items))
 
+    def weight_of(self, items: Ints) -> NDArray[np.float64]:
+        """Return the weights of items [B, C] in each user's history, 0 where it has them not, [B, C].
+
+        >>> UserBlock.of([7, 8], [[3, 1], [5]], [[2.0, 4.0], [1.0]]).weight_of(np.array([[1, 2], [1, 5]])).tolist()
+        [[4.0, 0.0], [0.0, 1.0]]
+        """
+        n = max(int(items.max(initial=0)), int(self.items.max(initial=0))) + 1
+        there = self.rows() * n + self.items
+        order = np.argsort(there)
+        there, weights = np.append(there[order], -1), np.append(self.weights[order], 0.0)
+        wanted = np.arange(len(self))[:, None] * n + items
+        at = np.searchsorted(there[:-1], wanted)
+        return np.where(there[at] == wanted, weights[at], 0.0)
+
     def last_items(self, length: int) -> Ints:
         """Return each history's newest items, padded with 0 on the left, [B, length].
 

@@ -41,7 +41,7 @@ class LabelConfig(RankingConfig):
     """What the config of those that learn one label has as well."""
 
     label: str = "label_click"
-    """The label that is learnt: one of the feed's, such as `label_positive` of a log of ratings."""
+    """The label that is learnt: one of the feed's, such as `label_positive` or `label_rating` of a log of ratings."""
 
     @property
     def labels(self) -> list[str]:

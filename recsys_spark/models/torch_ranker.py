@@ -20,7 +20,7 @@ from recsys_spark.models.features import HISTORY, ITEM, POSITION, USER, Features
 from recsys_spark.models.moment import Moment, rows_of
 
 _PAIRS_AT_ONCE = 4_096
-_TASTE = "user_taste"
+_TASTE, _REPEAT = "user_taste", "user_item"
 
 
 class TorchRanker:
@@ -74,6 +74,8 @@ class TorchRanker:
                 continue
             if name == _TASTE:
                 of_pair[name] = self._encode(name, moment.user_taste(user_rows, item_rows))
+            elif name == _REPEAT:
+                of_pair[name] = self._encode(name, np.log1p(users.weight_of(items)))
             elif name in moment.users:
                 of_user[name] = self._encode(name, moment.users[name][user_rows])
             elif name in moment.items:

@@ -49,7 +49,7 @@ def cross_validate(context: Context) -> StageResult:
                 train_baseline(fold.spark, fold.warehouse, config, dataset, name)
             for name in (*config.train.deep, *config.train.rankers):
                 train_deep(fold.warehouse, config, dataset, name)
-            join_stages(fold.warehouse, config, dataset)
+            join_stages(fold.spark, fold.warehouse, config, dataset)
             _, folds[day] = measurement.measure(fold, dataset, with_champion=False)
         table = by_fold(folds)
         totals = summary(table)

@@ -142,10 +142,13 @@ def train_deep(context: Context) -> StageResult:
         }
     if is_rank_zero() and context.config.train.rankers:
         with night.model_run(context, TWO_STAGE, dataset) as run:
-            joined = join_stages(context.warehouse, context.config, dataset)
+            log = functools.partial(night.log_step, run)
+            joined = join_stages(context.spark, context.warehouse, context.config, dataset, log)
             assert joined is not None
             night.finish_model(context, run, TWO_STAGE, joined[0], dataset)
         result.outputs[TWO_STAGE] = joined[0].name
+        chosen = joined[0].manifest["steps"][0][1]
+        result.metrics[TWO_STAGE] = {"seconds": joined[0].manifest["seconds"], "reused": not joined[1], **chosen}
     return result
 
 

@@ -45,11 +45,29 @@ def recommend_block(model: Recommender, users: UserBlock, k: int) -> tuple[Ints,
 
 
 def _rerank(model: TwoStage, users: UserBlock, k: int) -> tuple[Ints, Floats]:
-    """Retrieve candidates, rank them, and keep the k best."""
-    found, _ = recommend_block(model.retriever, users, max(k, model.candidates))
-    items = np.sort(found, axis=1)
-    best = Best(users, np.ones(model.n_items, bool), k)
-    best.offer_some(model.rank(users, items), items)
+    """Retrieve candidates, weigh them, and keep the k best."""
+    items, found, offered = retrieve(model, users, k)
+    return best_candidates(model.rank(users, items, found, offered), items, users, k)
+
+
+def retrieve(model: TwoStage, users: UserBlock, k: int) -> tuple[Ints, Floats, np.ndarray]:
+    """Return the candidates of each user in the order of their ids, as many as k or more.
+
+    Returns:
+        Item ids [B, C], 0 where there are too few; the retriever's scores [B, C]; and which of them are the best
+        `candidates` of the user, bool [B, C].
+    """
+    items, found = recommend_block(model.retriever, users, max(k, model.candidates))
+    place = np.argsort(items, axis=1, kind="stable")
+    return (
+        np.take_along_axis(items, place, axis=1), np.take_along_axis(found, place, axis=1), place < model.candidates,
+    )  # fmt: skip
+
+
+def best_candidates(scores: Floats, items: Ints, users: UserBlock, k: int) -> tuple[Ints, Floats]:
+    """Return the k best of each user's candidates, both [B, C] in the order of the ids, as `recommend_block` does."""
+    best = Best(users, np.ones(int(items.max(initial=0)) + 1, bool), k)
+    best.offer_some(scores, items)
     return best.ranked()
 
 

@@ -23,9 +23,9 @@ def add_context(events: DataFrame) -> DataFrame:
     `session_events` = log(1 + the user's earlier events of any type in the session), 0 without a session.
 
     Args:
-        events: with `user_id`, `_us`, `position` and `session_id`.
+        events: with `user_id`, `_us`, `_real`, `position` and `session_id`.
     """
-    earlier = F.coalesce(F.count("*").over(before("user_id", "session_id")), F.lit(0))
+    earlier = F.coalesce(F.sum("_real").over(before("user_id", "session_id")), F.lit(0))
     hours = F.floor(F.col("_us") / _HOUR)  # exact: a double holds microseconds of this age
     position = F.least(F.greatest(F.coalesce(F.col("position"), F.lit(0)), F.lit(0)), F.lit(MAX_POSITION))
     return events.withColumns({

@@ -34,17 +34,17 @@ def popularity(events: DataFrame) -> DataFrame:
     `item_age_days` the days since the item's first event of an earlier day, 0 where there was none.
 
     Args:
-        events: with `item_id`, `date` (UTC day) and `_acts`.
+        events: with `item_id`, `date` (UTC day), `_acts` and `_real`.
     """
-    daily = events.groupBy("item_id", "date").agg(F.sum("_acts").alias("n"))
+    daily = events.groupBy("item_id", "date").agg(F.sum("_acts").alias("n"), F.max("_real").alias("real"))
     daily = daily.withColumn("day", F.unix_date("date"))
     days = Window.partitionBy("item_id").orderBy("day")
     ever, one, week = days.rangeBetween(Window.unboundedPreceding, -1), days.rangeBetween(-1, -1), (-7, -1)
-    none = F.lit(0)
+    none, since = F.lit(0), F.min(F.when(F.col("real") == 1, F.col("day")))
     counted = daily.withColumns({
         "n1": F.coalesce(F.sum("n").over(one), none).cast("double"),
         "n7": F.coalesce(F.sum("n").over(days.rangeBetween(*week)), none).cast("double"),
-        "age": F.coalesce(F.col("day") - F.min("day").over(ever), none).cast("double"),
+        "age": F.coalesce(F.col("day") - since.over(ever), none).cast("double"),
     })  # fmt: skip
     trend = (F.col("n1") + 1) / (F.col("n7") / 7 + 1)
     return counted.select(

@@ -63,8 +63,9 @@ def describe_moment(
 
 
 def _of_items(rows: DataFrame, items: DataFrame, day: dt.date) -> DataFrame:
-    asked = rows.select("item_id").distinct().select("item_id", F.lit(day).alias("date"), F.lit(0).alias("_acts"))
-    daily = item.popularity(rows.select("item_id", "date", "_acts").unionByName(asked)).where(F.col("date") == day)
+    there, no = rows.select("item_id").distinct(), F.lit(0)
+    asked = there.select("item_id", F.lit(day).alias("date"), no.alias("_acts"), no.alias("_real"))
+    daily = item.popularity(rows.select(*asked.columns).unionByName(asked)).where(F.col("date") == day)
     return item.add_catalogue(asked.select("item_id"), items).join(daily.drop("date"), "item_id")
 
 
@@ -75,7 +76,7 @@ def _of_users(rows: DataFrame, items: DataFrame, day: dt.date) -> DataFrame:
     users = rows.groupBy("user_id").agg(last).select(
         "user_id", (F.lit(days * 86_400_000_000) + clock).alias("_us"), "last.device", "last.country",
         F.lit(None).cast("string").alias("session_id"), F.lit(None).cast("int").alias("position"),
-        F.lit(0).alias("_acts"), F.lit(True).alias("_asks"),
+        F.lit(0).alias("_acts"), F.lit(0).alias("_real"), F.lit(True).alias("_asks"),
     )  # fmt: skip
     acts = item.add_catalogue(rows.where("_acts = 1").select("user_id", "item_id", "_us", "_acts"), items)
     acts = acts.select("user_id", "_us", "_acts", "category", F.lit(False).alias("_asks"))

@@ -1,7 +1,8 @@
 """The feed of impressions: one row per item shown, with features of the moment and what came of it.
 
 Ranking models learn from it. The training part is the feed; the valid and test parts lie beside it, encoded
-alike, to measure on. A log without impressions, such as MovieLens, gives a row per rating instead.
+alike, to measure on. A log without impressions, such as MovieLens, gives a row per rating instead, and on request rows
+of items that were not rated: see `drawn`.
 """
 
 from __future__ import annotations
@@ -12,20 +13,21 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from recsys_spark.config import Config
-from recsys_spark.dataset.features.describe import FLOATS, SIZES, TEXTS, describe_events
+from recsys_spark.dataset.features.describe import DRAWN, FLOATS, SIZES, TEXTS, describe_events
 from recsys_spark.dataset.features.encoding import FILE, fit_encoding
 from recsys_spark.dataset.features.moments import write_moments
+from recsys_spark.dataset.feeds.drawn import with_drawn
 from recsys_spark.dataset.feeds.writer import describe_files, write_files, write_rows
 from recsys_spark.dataset.splits import GAP, PARTS, time_part
 from recsys_spark.errors import DataError
 
 IMPRESSION = "impression"
 RATING = "rating"
-POSITIVE = "label_positive"
+POSITIVE, RATED = "label_positive", "label_rating"
 POSITION = "position"
 MOMENTS = "moments"
 """Folder of the feed's version with the features at each moment of the histories."""
@@ -63,9 +65,14 @@ def write_impressions(
             "log.event_types has neither 'impression' nor 'rating', so there is nothing to rank; "
             "take impressions out of dataset.feeds"
         )
-    labels = label_columns(types) if kind == IMPRESSION else {POSITIVE: []}
+    drawn = config.dataset.drawn_impressions
+    labels = label_columns(types) if kind == IMPRESSION else {POSITIVE: [], **({RATED: []} if drawn else {})}
     parted = part_events(events, interactions, config, until).repartition("user_id")  # suits every window below
-    labelled = label_rows(parted, kind, labels, config.dataset.label_hours, config.dataset.positive_rating)
+    shown = parted
+    if drawn:
+        acting = F.col("event_type").isin([k for k, weight in types.items() if weight > 0])
+        shown = with_drawn(parted, _is_rating(), acting, drawn, config.seed).repartition("user_id")
+    labelled = label_rows(shown, kind, labels, config.dataset.label_hours, config.dataset.positive_rating)
     which, length = F.col("_row") & F.col("_part").isNotNull(), config.dataset.history_length
     described = describe_events(labelled, items, types, which, length).persist()
     counts = {part: 0 for part in PARTS} | {
@@ -141,7 +148,8 @@ def label_rows(
     An event labels one impression: the latest of the same user and item at or before it, if that is no more
     than `hours` ago and in the same part. So an item shown twice and clicked once has one positive row, and no
     label knows of what is held out; towards the end of a part labels have seen less than `hours`. A rating is
-    its own row, and `label_positive` says whether it is `positive_rating` or more.
+    its own row, and `label_positive` says whether it is `positive_rating` or more. Of a drawn row that and
+    `label_rating`, whether the item was rated at all, are 0.
 
     Args:
         events: with `_part`.
@@ -152,15 +160,17 @@ def label_rows(
         The events with `_row`, the labels (null where `_row` is false), and `_shown`, the number from 1 of
         a row among those of its user, item and part.
     """
-    rated = F.col("rating").isNotNull() if kind == RATING else F.lit(True)
-    rows = events.withColumns({"_row": (F.col("event_type") == kind) & rated, "_at": F.unix_micros("timestamp")})
+    row = _is_rating() | (F.col("event_type") == DRAWN) if kind == RATING else F.col("event_type") == kind
+    rows = events.withColumns({"_row": row, "_at": F.unix_micros("timestamp")})
     ties = ["position", "rating", "session_id", "device", "country"]
     keys = ("user_id", "item_id")
     in_part = Window.partitionBy(*keys, "_part").orderBy("_at", F.desc("_row"), *ties)
     shown = F.sum(F.col("_row").cast("int")).over(in_part.rowsBetween(Window.unboundedPreceding, 0))
     rows = rows.withColumn("_shown", shown)
     if kind == RATING:
-        made = {POSITIVE: (F.col("rating") >= positive_rating).cast("float")}
+        liked = F.coalesce(F.col("rating") >= positive_rating, F.lit(False))
+        made = {POSITIVE: liked.cast("float"), RATED: _is_rating().cast("float")}
+        made = {label: column for label, column in made.items() if label in labels}
     else:
         group = Window.partitionBy(*keys, "_part", "_shown")
         rows = rows.withColumn("_since", F.min(F.when(F.col("_row"), F.col("_at"))).over(group))
@@ -171,3 +181,7 @@ def label_rows(
         }
     made = {label: F.when(F.col("_row"), column) for label, column in made.items()}
     return rows.withColumns(made).drop("_at", "_since")
+
+
+def _is_rating() -> Column:
+    return (F.col("event_type") == RATING) & F.col("rating").isNotNull()
