@@ -23,7 +23,7 @@ def driver(night: Night) -> str:
         run.kill()
     else:
         family = run.family()
-        python = next(p for p in family[1:] if any(part.endswith("jobs/nightly.py") for part in p.cmdline()))
+        python = next(p for p in family[1:] if any(part.endswith("jobs/nightly.py") for part in _command(p)))
         victim = family[0] if which == "JVM" else python
         victim.kill()
         _, alive = psutil.wait_procs(family, 60)  # what is left of it has to find that out by itself
@@ -52,9 +52,19 @@ def executor(night: Night) -> str:
 
 def _is_executor(process: psutil.Process, disk: str) -> bool:
     try:
-        return "CoarseGrainedExecutorBackend" in " ".join(process.cmdline()) and process.cwd().startswith(disk)
+        return any("CoarseGrainedExecutorBackend" in part for part in _command(process)) and process.cwd().startswith(
+            disk
+        )
     except psutil.Error:
         return False
+
+
+def _command(process: psutil.Process) -> list[str]:
+    """Return what a process was started with; nothing of one that has just ended."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 @fault()
