@@ -131,12 +131,12 @@ def test_lists_that_are_not(house, rows, words):
 
 
 def test_other_lists_are_told_apart_and_the_youngest_has_to_be_live(house):
-    publish(house[0], GOOD, "2026-01-08-a", created_at="1")
+    publish(house[0], GOOD, "2026-01-08-a", created_at="2026-01-08T03:00:01+00:00")
     first = invariants.published(house[0])
-    publish(house[0], GOOD[::-1], "2026-01-08-b", created_at="2")
+    publish(house[0], GOOD[::-1], "2026-01-08-b", created_at="2026-01-08T03:00:02+00:00")
     assert invariants.published(house[0]).digest == first.digest, "the order of the rows is none of the lists'"
     invariants.newest_is_live(house[0])
-    publish(house[0], [*GOOD[:-1], ("u2", 2, "i7")], "2026-01-08-c", created_at="0")
+    publish(house[0], [*GOOD[:-1], ("u2", 2, "i7")], "2026-01-08-c", created_at="2026-01-08T03:00:00+00:00")
     assert invariants.published(house[0]).digest != first.digest
     with pytest.raises(Broken, match="not the youngest"):
         invariants.newest_is_live(house[0])
@@ -178,7 +178,15 @@ def test_a_table_with_fewer_rows_than_its_manifest_counts(tmp_path):
     tables = ("interactions", "histories", "feeds/pairs", "user_metrics", "exposures", "serving", "models/als")
     for table in tables:
         version(tmp_path / table / f"date={DAY}", "v", {"x": [1, 2]})
+    version(tmp_path / "recommendations", f"{DAY}-a", {"x": [1]})
     invariants.complete(tmp_path, DAY)
+    exposed = tmp_path / f"exposures/date={DAY}"
+    (exposed / "_current").unlink()
+    with pytest.raises(Broken, match=f"exposures of {DAY} is not there"):
+        invariants.complete(tmp_path, DAY)
+    version(tmp_path / "recommendations", f"{DAY + dt.timedelta(days=1)}-a", {"x": [1]})
+    invariants.complete(tmp_path, DAY)  # a day that was late: its lists were shown to nobody
+    (exposed / "_current").write_text("v\n")
     pq.write_table(pa.table({"x": [1]}), tmp_path / f"histories/date={DAY}/v/data/part-0.parquet")
     with pytest.raises(Broken, match="has not the 2 rows"):
         invariants.complete(tmp_path, DAY)
