@@ -72,7 +72,7 @@ class Soak:
         late = self.later.pop(day, None)
         if late is not None:
             night = Night(self.house, late, draw)
-            self._row(str(late), "two_days_late, the day comes", "", lambda: catch_up(night), late)
+            self._row(str(late), "The day that was two days late comes", "", lambda: catch_up(night), late)
         if all(fault.afterwards for fault in faults):
             self.house.deliver(day)
             self._row(str(day), "none", "", lambda: self._plain(day), day)
@@ -103,6 +103,7 @@ class Soak:
                 self._check(row, day)
         except Broken as broken:
             row.survived, row.seen = False, f"{row.seen} {broken}".strip()
+        row.seen = row.seen.replace(str(self.house.disk), "…")
         row.seconds = row.seconds or time.monotonic() - start
         self.rows.append(row)
         report.show(row)
