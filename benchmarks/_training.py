@@ -23,23 +23,25 @@ def write_feed(path: Path, columns: dict[str, np.ndarray], length: int) -> Path:
     order = np.random.default_rng(1).permutation(len(next(iter(columns.values()))))
     files = []
     for part, rows in enumerate(np.array_split(order, FILES)):
-        table = pa.table({name: _array(values[rows]) for name, values in columns.items()})
+        table = pa.table({name: _array(name, values[rows]) for name, values in columns.items()})
         name = f"part-{part:05}.parquet"
         pq.write_table(table, path / "data" / name, row_group_size=len(rows))
         files.append({"file": name, "rows": len(rows), "row_groups": 1})
-    kinds = {name: str(_array(values[:1]).type) for name, values in columns.items()}
-    schema = [[name, "list<int32>" if kind.startswith("list") else kind] for name, kind in kinds.items()]
+    schema = [[n, f"list<{_type(n)}>" if values.ndim > 1 else str(_type(n))] for n, values in columns.items()]
     manifest = {"rows": len(order), "row_groups": FILES, "files": files, "history_length": length, "schema": schema}
     (path / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     return path
 
 
-def _array(values: np.ndarray) -> pa.Array:
-    values = values.astype(np.int32)
+def _type(name: str) -> pa.DataType:
+    return pa.int64() if name == "times" else pa.int32()
+
+
+def _array(name: str, values: np.ndarray) -> pa.Array:
+    flat = pa.array(values.ravel(), _type(name))
     if values.ndim == 1:
-        return pa.array(values)
-    return pa.ListArray.from_arrays(pa.array(np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)),
-                                    pa.array(values.ravel()))  # fmt: skip
+        return flat
+    return pa.ListArray.from_arrays(pa.array(np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)), flat)
 
 
 def write_known(path: Path, users: np.ndarray, items: np.ndarray) -> None:
@@ -65,14 +67,17 @@ def write_histories(path: Path, known: dict[int, list[int]], held_out: dict[int,
     return path
 
 
-def windows(histories: dict[int, list[int]], length: int, stride: int) -> dict[str, np.ndarray]:
+def windows(log: pd.DataFrame, length: int, stride: int) -> dict[str, np.ndarray]:
     """Cut histories into windows of the feed of sequences, counted from the newest item."""
-    rows: list[tuple[int, list[int]]] = []
-    for user, items in histories.items():
-        starts = {max(len(items) - length, 0), *range(0, max(len(items) - length, 0), stride)}
-        rows += [(user, items[max(len(items) - s - length, 0) : len(items) - s]) for s in starts if len(items) > 1]
-    padded = np.array([[0] * (length - len(w)) + w for _, w in rows])
-    return {"user_id": np.array([u for u, _ in rows]), "items": padded, "length": (padded > 0).sum(axis=1)}
+    users, rows = [], []
+    for user, of in log.groupby("user_id"):
+        history, n = of[["item_id", "timestamp"]].to_numpy(), len(of)
+        for newest in {max(n - length, 0), *range(0, max(n - length, 0), stride)} if n > 1 else ():
+            row = history[max(n - newest - length, 0) : n - newest]
+            rows.append(np.pad(row, ((length - len(row), 0), (0, 0))))
+            users.append(user)
+    items, times = np.moveaxis(np.array(rows), 2, 0)
+    return {"user_id": np.array(users), "items": items, "times": times, "length": (items > 0).sum(axis=1)}
 
 
 def write_log(root: Path, log: pd.DataFrame, length: int, stride: int) -> Path:
@@ -83,7 +88,7 @@ def write_log(root: Path, log: pd.DataFrame, length: int, stride: int) -> Path:
     train = parts["train"]
     pairs = {name: train[name].to_numpy() for name in ("user_id", "item_id")}
     write_known(write_feed(root / "pairs", pairs, length), *pairs.values())
-    write_feed(root / "sequences", windows(lists["train"], length, stride), length)
+    write_feed(root / "sequences", windows(train, length, stride), length)
     write_histories(root / "valid", lists["train"], lists["valid"])
     more = {u: items + lists["valid"].get(u, []) for u, items in lists["train"].items()}
     write_histories(root / "test", more, lists["test"])

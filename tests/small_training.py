@@ -33,7 +33,7 @@ def write_data(root, **columns):
         ids, counts = np.unique(values, return_counts=True)
         (root / "feed" / name).mkdir()
         pq.write_table(pa.table({key: ids, "count": counts.astype("i4")}), root / "feed" / name / "part.parquet")
-    types = [[f.name, "list<int32>" if pa.types.is_list(f.type) else str(f.type)] for f in rows.schema]
+    types = [[f.name, f"list<{f.type.value_type}>" if pa.types.is_list(f.type) else str(f.type)] for f in rows.schema]
     manifest = {"rows": ROWS, "row_groups": FILES, "files": files, "history_length": LENGTH, "schema": types}
     (root / "feed" / MANIFEST).write_text(json.dumps(manifest))
     known = [item[user == u].tolist() for u in range(1, USERS)]

@@ -18,6 +18,8 @@ from recsys_spark.training import checkpoint
 from recsys_spark.training.loop import new_recommender, train
 from recsys_spark.training.validate import Validation
 
+INTS, LONGS = pa.list_(pa.int32()), pa.list_(pa.int64())
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -229,7 +231,9 @@ def test_on_a_full_disk_the_last_whole_checkpoint_stays_and_training_goes_on_fro
 @pytest.fixture(scope="module")
 def all_columns(tmp_path_factory):
     items = np.random.default_rng(4).integers(1, ITEMS, (ROWS, LENGTH)).tolist()
-    columns = {"items": pa.array(items, pa.list_(pa.int32())), "length": np.full(ROWS, LENGTH, "i4")}
+    times = np.sort(np.random.default_rng(5).integers(1, 9, (ROWS, LENGTH))).tolist()
+    columns = {"items": pa.array(items, INTS), "times": pa.array(times, LONGS)}
+    columns["length"] = np.full(ROWS, LENGTH, "i4")
     return write_data(tmp_path_factory.mktemp("all"), **columns)
 
 
@@ -282,7 +286,8 @@ def test_deterministic_operations_are_asked_for_while_training_alone(run, monkey
 
 def test_a_batch_of_empty_histories_says_so(tmp_path):
     """The station writes no window of fewer than two items; what came otherwise has nothing to predict."""
-    data = write_data(tmp_path / "data", items=pa.array([[0] * 5] * ROWS, pa.list_(pa.int32())))
+    none = [[0] * 5] * ROWS
+    data = write_data(tmp_path / "data", items=pa.array(none, INTS), times=pa.array(none, LONGS))
     with pytest.raises(
         DataError, match=r"sasrec: the loss is nan .* no row .* two values in 'items', .*; mend the feed"
     ):
@@ -291,6 +296,7 @@ def test_a_batch_of_empty_histories_says_so(tmp_path):
 
 def test_some_empty_histories_leave_a_loss_to_the_others(tmp_path):
     items = [[0] * 5 if row % 3 else [1 + row % 9, 2, 3, 4, 5] for row in range(ROWS)]
-    data = write_data(tmp_path / "data", items=pa.array(items, pa.list_(pa.int32())))
+    times = [[0] * 5 if row % 3 else [1, 2, 3, 4, 5] for row in range(ROWS)]
+    data = write_data(tmp_path / "data", items=pa.array(items, INTS), times=pa.array(times, LONGS))
     epochs = train(small_job(data, tmp_path / "run", "sasrec", {"batch_size": 32}))
     assert np.isfinite([e.loss for e in epochs]).all()

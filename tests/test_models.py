@@ -94,7 +94,7 @@ def sequence_batches(board):
         items = torch.tensor(rows, dtype=torch.int32)
         batches.append({
             "user_id": torch.tensor(list(board), dtype=torch.int32), "items": items, "weights": (items > 0).float(),
-            "times": items.long(), "length": (items > 0).sum(dim=1, dtype=torch.int32),
+            "times": (items > 0).long().cumsum(dim=1), "length": (items > 0).sum(dim=1, dtype=torch.int32),
         })  # fmt: skip
     return batches
 

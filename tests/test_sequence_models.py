@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recsys_spark.models import bert4rec, caser, gru4rec, module_of, sasrec
 from recsys_spark.models.attention import Block
@@ -29,7 +31,8 @@ COUNTS = torch.tensor([0, 3, 5, 8, 1, 2, 9, 0, 0, 4, 0, 7])
 def network_of(name, **settings):
     torch.manual_seed(4)
     module = module_of(name)
-    network = module.Network(module.Config(**{**SMALL[name], "dropout": 0.0, **settings}), 5, N_ITEMS)
+    config = module.Config(**{**SMALL[name], "dropout": 0.0, "shuffle_ties": False, **settings})
+    network = module.Network(config, 5, N_ITEMS)
     with torch.no_grad():
         for parameter in network.parameters():  # far from the small initial values, where everything is about 0
             torch.nn.init.normal_(parameter, std=0.5)
@@ -239,8 +242,9 @@ def test_caser_is_its_convolutions(row):
 # --- losses ---
 
 
-def batch_of(rows):
-    return {"items": torch.as_tensor(rows, dtype=torch.int32)}
+def batch_of(rows, times=None):
+    rows = torch.as_tensor(rows, dtype=torch.int32)
+    return {"items": rows, "times": torch.zeros(rows.shape, dtype=torch.int64) if times is None else times}
 
 
 @pytest.mark.parametrize("name", FORWARDS)
@@ -339,6 +343,51 @@ def test_sasrec_trains_its_newest_positions():
     rows = torch.randint(1, N_ITEMS, (3, 20), generator=torch.Generator().manual_seed(1))
     losses = [network.loss(batch_of(r), torch.Generator().manual_seed(1)).item() for r in (rows, rows[:, -9:])]
     assert losses[0] == losses[1]
+
+
+# --- items of one second ---
+
+NOW = 2_000_000_000  # in 2033
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=6, max_size=6), min_size=1, max_size=4), st.integers(0, 2**31))
+def test_items_are_shuffled_within_their_second(seconds, seed):
+    """They stay in order of time, none is lost, and padding, which is of no time, stays in front."""
+    times = torch.tensor([sorted(NOW + s for s in row) for row in seconds])
+    times[:, :2] = 0  # padding, on the left as in the feed
+    items = torch.arange(1, 7).repeat(len(times), 1)
+    items[:, :2] = 0
+    network = network_of("sasrec", shuffle_ties=True)
+    rows = network.rows({"items": items, "times": times}, None, torch.Generator().manual_seed(seed))
+    assert (rows[:, 4:] == 0).all()
+    for row, of in zip(rows[:, :4].tolist(), times.tolist(), strict=True):
+        assert sorted(row) == [3, 4, 5, 6]
+        assert [of[i - 1] for i in row] == of[2:]
+
+
+def test_every_order_of_a_second_is_as_likely():
+    times = torch.tensor([[NOW - 1, NOW, NOW, NOW, NOW + 1]]).expand(12_000, -1)
+    items = torch.arange(1, 6).expand(12_000, -1)
+    network = network_of("gru4rec", shuffle_ties=True)
+    rows = network.rows({"items": items, "times": times}, None, torch.Generator().manual_seed(1))
+    orders, counts = torch.unique(rows, dim=0, return_counts=True)
+    assert orders[:, 0].tolist() == [1] * 6 and orders[:, 4].tolist() == [5] * 6
+    assert (counts - 2_000).abs().max() < 4 * np.sqrt(12_000 * 1 / 6 * 5 / 6)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_model_learns_from_shuffled_seconds(name):
+    """A row of one second has another loss in every order; where times differ, the loss is the same as without."""
+    settings = {"masked": 0.99} if name == "bert4rec" else {}
+    together, apart = torch.full(ROWS.shape, NOW), NOW + torch.arange(6).expand(ROWS.shape)
+
+    def losses(times, **more):
+        network = network_of(name, loss="full_softmax", **settings, **more)
+        return {network.loss(batch_of(ROWS, times), torch.Generator().manual_seed(s)).item() for s in range(4)}
+
+    assert len(losses(together, shuffle_ties=True)) == 4
+    if name != "bert4rec":  # whose masks are drawn as well
+        assert losses(apart, shuffle_ties=True) == losses(apart)
 
 
 # --- dropout ---

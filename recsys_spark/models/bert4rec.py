@@ -51,8 +51,7 @@ class Network(SequenceNetwork):
 
     def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Mean over the items that are hidden."""
-        items = batch["items"].long()
-        rows = to_front(items, min(self.config.length, items.shape[1]))
+        rows = self.rows(batch, self.config.length, generator)
         hidden = self.mask(rows, generator)
         vectors = self(rows.masked_fill(hidden, self.n_items))
         return self.catalogue_loss(vectors[hidden], rows[hidden], generator)

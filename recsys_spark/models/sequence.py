@@ -36,6 +36,8 @@ class SequenceConfig(TorchConfig):
     """Items drawn for a batch, which all its positions share; `full_softmax` draws none."""
     negatives_by: Literal["uniform", "popularity"] = "uniform"
     """Draw every item alike, or by its training rows to the power of 0.75, which `sampled_softmax` corrects for."""
+    shuffle_ties: bool = True
+    """Draw the order of items of one second anew in every batch: nobody knows it, but a model would learn it."""
     calibration: float = Field(0.75, ge=0, le=1)
     """t of `gbce`: 0 is `bce`, 1 makes up for the sampling in full."""
     batch_size: int = Field(128, ge=1)
@@ -54,6 +56,12 @@ def to_front(items: Tensor, length: int) -> Tensor:
     return items.new_zeros(len(items), length + 1).scatter_(1, place, items)[:, :length]
 
 
+def drawn_order(times: Tensor, generator: torch.Generator) -> Tensor:
+    """Return where each row's items go by time, those of one second in an order that is drawn: int64 [B, L]."""
+    within = torch.rand(times.shape, generator=generator, device=times.device)
+    return (times + within.double()).argsort(dim=1)  # in doubles, seconds since 1970 have room for the fraction
+
+
 def initialise(network: nn.Module) -> None:
     """Draw embeddings and weights of linear layers from a normal distribution of deviation 0.02; biases are 0."""
     for module in network.modules():
@@ -69,7 +77,7 @@ class SequenceNetwork(nn.Module, ABC):
     """The items' embeddings on both ends of a network: what goes in, and what the vector that comes out is near."""
 
     feed = "sequences"
-    columns = ("items",)
+    columns = ("items", "times")
     needs_user_id = False
     needs_history = True
 
@@ -89,6 +97,14 @@ class SequenceNetwork(nn.Module, ABC):
 
     def prepare(self, item_counts: Tensor, positives: Tensor | None = None) -> None:
         self.sampler.prepare(item_counts, None)
+
+    def rows(self, batch: dict[str, Tensor], length: int | None, generator: torch.Generator) -> Tensor:
+        """Return the newest items of a batch's windows [B, L] as `to_front` makes them; of length L, or `length`."""
+        items = batch["items"].long()
+        if self.config.shuffle_ties:
+            items = items.gather(1, drawn_order(batch["times"], generator))
+        L = items.shape[1]
+        return to_front(items, L if length is None else min(length, L))
 
     def catalogue_loss(self, hidden: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
         """Loss of vectors [M, D], each of which should be nearest to its item of [M]."""
@@ -131,9 +147,7 @@ class NextItemNetwork(SequenceNetwork):
 
     def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Mean over all items of the batch but each row's first."""
-        items = batch["items"].long()
-        L = items.shape[1]
-        rows = to_front(items, L if self.slides or self.reads is None else min(self.reads + 1, L))
+        rows = self.rows(batch, None if self.slides or self.reads is None else self.reads + 1, generator)
         target = rows[:, 1:]
         there = target > 0
         return self.catalogue_loss(self(rows[:, :-1])[there], target[there], generator)
