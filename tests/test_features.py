@@ -15,10 +15,11 @@ from recsys_spark.dataset.features.context import MAX_POSITION
 from recsys_spark.dataset.features.crosses import CROSS_BUCKETS
 from recsys_spark.dataset.features.describe import FLOATS, SIZES, TEXTS, describe_events
 from recsys_spark.dataset.features.encoding import Encoding, fit_encoding
+from recsys_spark.dataset.features.repeat import BUCKETS
 from recsys_spark.dataset.features.user import RECENCY_CAP_HOURS
 
 TYPES = {"impression": 0.0, "click": 1.0, "purchase": 3.0}
-ITEMS = {1: ["a", "z"], 2: ["a"], 3: ["b"], 4: [], 5: None}  # 6 is not in the catalogue
+ITEMS = {1: ["a", "z"], 2: ["a"], 3: ["b", "z", "b"], 4: [], 5: None}  # 6 is not in the catalogue
 PRICES = {1: 9.0, 2: 0.0, 3: None, 4: 0.5, 5: 19.0}
 EVENTS = (
     "user_id int, item_id int, event_type string, timestamp timestamp, date date, rating float, position int, "
@@ -65,15 +66,16 @@ def plain(rows: list[tuple]) -> dict[int, dict]:
     for user, item, _, time, day, _, position, session, device, country, number in rows:
         mine = [r for r in rows if r[0] == user and r[3] < time]
         acts = [r for r in mine if TYPES[r[2]] > 0]
-        category = (ITEMS.get(item) or [None])[0]
-        alike = [r for r in acts if (ITEMS.get(r[1]) or [None])[0] == category]
+        categories = list(dict.fromkeys(ITEMS.get(item) or []))
+        alike = sum(category in (ITEMS.get(r[1]) or []) for r in acts for category in categories)
+        weight = sum(TYPES[r[2]] for r in acts if r[1] == item)
         since = [(time - r[3]) / dt.timedelta(hours=1) for r in acts]
         shown = [r for r in rows if r[1] == item and r[4] < day]
         ages = [(day - r[4]).days for r in shown if TYPES[r[2]] > 0]
         n1, n7 = sum(a == 1 for a in ages), sum(a <= 7 for a in ages)
         price = PRICES.get(item)
         described[number] = {
-            "device": device, "country": country, "category": category,
+            "device": device, "country": country, "category": next(iter(categories), None),
             "hour": time.hour, "weekday": time.weekday(),
             "position": 0 if position is None else min(max(position, 0), MAX_POSITION),
             "device_hour": device and (device, time.hour // 6),
@@ -84,8 +86,9 @@ def plain(rows: list[tuple]) -> dict[int, dict]:
             "item_age_days": max([(day - r[4]).days for r in shown], default=0),
             "item_price": None if price is None else math.log1p(price),
             "session_events": math.log1p(sum(r[7] == session for r in mine)) if session else 0,
-            "user_taste": len(alike) / len(acts) if acts and category else 0,
-            "user_item": math.log1p(sum(TYPES[r[2]] for r in acts if r[1] == item)),
+            "user_taste": alike / len(acts) if acts else 0,
+            "user_item": math.log1p(weight),
+            "user_item_bucket": min(math.ceil(4 * math.log2(1 + weight) - 1e-6), BUCKETS - 1),
         }  # fmt: skip
     return described
 

@@ -16,9 +16,10 @@ from recsys_spark.dataset.features import item, moments, user
 from recsys_spark.dataset.features.describe import describe_events
 from recsys_spark.dataset.features.encoding import fit_encoding
 from recsys_spark.dataset.features.moments import asked_on, describe_moment, write_moments
+from recsys_spark.dataset.features.repeat import BUCKETS
 from recsys_spark.models.base import UserBlock
 from recsys_spark.models.moment import Moment, load
-from recsys_spark.models.torch_ranker import TorchRanker
+from recsys_spark.models.torch_ranker import TorchRanker, repeat_bucket
 
 LENGTH = 3
 
@@ -97,13 +98,15 @@ def test_a_moment_has_the_features_of_an_event_that_happens_then(described):
             assert who[name] == row[name], name
         for name in ("category", *item.FLOATS):
             assert what[name] == row[name], name
-        assert who["taste"].get(row.category, 0.0) == row.user_taste
+        taste = sum(who["taste"].get(category, 0.0) for category in what["categories"] or ())
+        assert taste == pytest.approx(row.user_taste, rel=1e-12)
     assert len({r.user_taste for r in rows}) > 4 and len({r.item_trend for r in rows}) > 2
 
 
 def test_a_ranker_encodes_a_moment_as_the_feed_encodes_events(described, spark, tmp_path):
     (of_users, of_items), asked = described
     floats, texts = (*user.FLOATS, *item.FLOATS, "user_taste", "user_item"), ("device", "country", "category")
+    buckets = "user_item_bucket"
     encoding = fit_encoding(asked.where("number % 3 = 0"), floats, texts)
     encoded = encoding.apply(asked).collect()
     of_users.write.parquet(str(tmp_path / "of_users"))
@@ -119,13 +122,16 @@ def test_a_ranker_encodes_a_moment_as_the_feed_encodes_events(described, spark, 
     ranker = TorchRanker("none", Nothing(), np.ones(1, bool), np.ones(1, bool), encoding.__dict__, 1)
     users, things = (np.array([[r[n]] for r in encoded]) for n in ("user_id", "item_id"))
     user_rows, item_rows = at.user_rows[users[:, 0]], at.item_rows[things]
-    for name in (*floats, *texts):
+    for name in (*floats, *texts, buckets):
         if name == "user_taste":
             found = ranker._encode(name, at.user_taste(user_rows, item_rows))[:, 0]
-        elif name == "user_item":
+        elif name in ("user_item", buckets):
             had = [weights_of(r[0]) for r in users]
-            block = UserBlock.of(users[:, 0], [list(h) for h in had], [list(h.values()) for h in had])
-            found = ranker._encode(name, np.log1p(block.weight_of(things)))[:, 0]
+            weight = UserBlock.of(users[:, 0], [list(h) for h in had], [list(h.values()) for h in had]).weight_of(
+                things
+            )
+            found = repeat_bucket(weight, BUCKETS) if name == buckets else ranker._encode(name, np.log1p(weight))
+            found = found[:, 0]
             assert len(set(found)) > 4
         elif name in at.users:
             found = ranker._encode(name, at.users[name])[user_rows]

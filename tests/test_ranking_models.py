@@ -113,7 +113,8 @@ def moment(users=range(1, SIDE + 1), items=range(1, SIDE + 1)):
     })  # fmt: skip
     prices = [None if i % 5 == 0 else float(i) for i in items]
     of_items = pa.table({
-        "item_id": pa.array(items, pa.int32()), "category": pa.array([None for _ in items], pa.string()),
+        "item_id": pa.array(items, pa.int32()), "category": pa.nulls(len(items), pa.string()),
+        "categories": pa.nulls(len(items), pa.list_(pa.string())),
         "item_price": pa.array(prices, pa.float64()),
     })  # fmt: skip
     return Moment.of(of_users, of_items)
@@ -255,7 +256,7 @@ def test_a_moment_without_a_feature_is_one_line():
     at = moment()
     lacking = Moment(
         {n: v for n, v in at.users.items() if n != "hour"}, at.items, at.user_rows, at.item_rows, at.tastes,
-        at.categories, at.category_of,
+        at.categories, at.categories_of,
     )  # fmt: skip
     with pytest.raises(DataError, match="fm reads 'hour', which the data set has not"):
         trained("fm")[0].rank(board_block(), np.ones((SIDE, 2), int), lacking)
@@ -314,16 +315,25 @@ def test_features_are_encoded_and_looked_up_as_a_row_says():
                 assert scores[b, c] == pytest.approx(model.network.logits(batch).item(), rel=1e-4, abs=1e-5)
 
 
-def test_a_taste_is_that_of_the_candidates_category():
+def test_a_taste_is_that_of_the_candidates_categories():
     taste = [[("a", 0.75), ("b", 0.25)], [("gone", 1.0)], []]
     users = pa.table({
         "user_id": pa.array([4, 2, 9], pa.int32()), "taste": pa.array(taste, pa.map_(pa.string(), pa.float64())),
     })  # fmt: skip
-    items = pa.table({"item_id": pa.array([3, 1, 2], pa.int32()), "category": pa.array(["b", "a", None])})
-    at = Moment.of(users, items)
-    rows, of_items = at.user_rows[[4, 2, 9, 0]], at.item_rows[[1, 2, 3, 0]]
+    categories = pa.array([["b"], ["a"], None, ["c", "b", "a"], ["c", None]], pa.list_(pa.string()))
+    at = Moment.of(users, pa.table({"item_id": pa.array([3, 1, 2, 5, 4], pa.int32()), "categories": categories}))
+    rows, of_items = at.user_rows[[4, 2, 9, 0]], at.item_rows[[1, 2, 3, 4, 5, 0]]
     found = at.user_taste(rows, np.tile(of_items, (4, 1)))
-    assert found.tolist() == [[0.75, 0, 0.25, 0], [0] * 4, [0] * 4, [0] * 4]
+    assert found.tolist() == [[0.75, 0, 0.25, 0, 1, 0], [0] * 6, [0] * 6, [0] * 6]
+
+
+def test_a_catalogue_without_categories_says_nothing_of_tastes():
+    users = pa.table(
+        {"user_id": pa.array([1], pa.int32()), "taste": pa.array([[]], pa.map_(pa.string(), pa.float64()))}
+    )
+    none = pa.nulls(2, pa.list_(pa.string()))
+    at = Moment.of(users, pa.table({"item_id": pa.array([1, 2], pa.int32()), "categories": none}))
+    assert at.user_taste(np.array([0]), np.array([[0, 1, -1]])).tolist() == [[0, 0, 0]]
 
 
 def test_the_schema_of_a_feed_leaves_out_what_says_nothing():

@@ -51,7 +51,7 @@ def write_moment(folder):
     at, ids = moment(), pa.array(range(1, SIDE + 1), pa.int32())
     users = {"user_id": ids, **{n: pa.array(v[:-1].tolist()) for n, v in at.users.items()}}
     users["taste"] = pa.array([[] for _ in ids], pa.map_(pa.string(), pa.float64()))
-    category = {"category": pa.nulls(SIDE, pa.string())}
+    category = {"category": pa.nulls(SIDE, pa.string()), "categories": pa.nulls(SIDE, pa.list_(pa.string()))}
     items = {"item_id": ids, "item_price": pa.array(at.items["item_price"][:-1], from_pandas=True), **category}
     for name, table in (("of_users", users), ("of_items", items)):
         (folder / name).mkdir(parents=True)

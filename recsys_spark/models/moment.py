@@ -27,8 +27,8 @@ class Moment:
         users, items: a column of each feature; the last row is that of nobody: null, or NaN.
         user_rows, item_rows: row of each dense id, [largest id + 1]; that of nobody where there is none.
         tastes: offsets [rows + 1], categories (row in `categories`) and shares of the users' tastes, user by user.
-        categories: the values of the items' column `category`, each once.
-        category_of: the row in `categories` of each row of `items`; -1 where it has none.
+        categories: all that items are of, each once.
+        categories_of: the rows in `categories` of each row of `items`, [rows, most of an item]; padded with -1.
     """
 
     users: Mapping[str, np.ndarray]
@@ -37,16 +37,19 @@ class Moment:
     item_rows: Ints
     tastes: tuple[Ints, Ints, np.ndarray]
     categories: tuple[str, ...]
-    category_of: Ints
+    categories_of: Ints
 
     @classmethod
     def of(cls, users: pa.Table, items: pa.Table) -> Moment:
         """Take the two tables into memory."""
         of_users = {n: _column(users, n) for n in users.column_names if n not in ("user_id", "taste")}
-        of_items = {n: _column(items, n) for n in items.column_names if n != "item_id"}
-        category = of_items["category"]
-        categories = tuple(sorted({c for c in category if c is not None}))
+        of_items = {n: _column(items, n) for n in items.column_names if n not in ("item_id", "categories")}
+        each = [[c for c in categories or () if c is not None] for categories in items["categories"].to_pylist()]
+        categories = tuple(sorted({c for of in each for c in of}))
         number = {c: i for i, c in enumerate(categories)}
+        categories_of = np.full((len(each) + 1, max(map(len, each), default=0)), -1, np.int64)  # the last: of nobody
+        for row, of in enumerate(each):
+            categories_of[row, : len(of)] = [number[c] for c in of]
         taste = users["taste"].combine_chunks()
         taste = taste.chunk(0) if isinstance(taste, pa.ChunkedArray) else taste
         offsets = taste.offsets.to_numpy().astype(np.int64)
@@ -58,7 +61,7 @@ class Moment:
                 taste.items.to_numpy(zero_copy_only=False).astype(np.float64),
             ),
             categories,
-            np.array([number.get(c, -1) for c in category], np.int64),
+            categories_of,
         )  # fmt: skip
 
     def user_taste(self, users: Ints, items: Ints) -> np.ndarray:
@@ -69,7 +72,8 @@ class Moment:
             at = slice(offsets[row], offsets[row + 1])
             share[b, categories[at]] = shares[at]
         share[:, -1] = 0
-        return np.take_along_axis(share, self.category_of[items], axis=1)
+        of = self.categories_of[items]  # [B, C, K]
+        return np.take_along_axis(share, of.reshape(len(users), -1), axis=1).reshape(of.shape).sum(axis=2)
 
 
 @functools.lru_cache(maxsize=2)

@@ -20,7 +20,7 @@ from recsys_spark.models.features import HISTORY, ITEM, POSITION, USER, Features
 from recsys_spark.models.moment import Moment, rows_of
 
 _PAIRS_AT_ONCE = 4_096
-_TASTE, _REPEAT = "user_taste", "user_item"
+_TASTE, _REPEAT, _REPEAT_BUCKET = "user_taste", "user_item", "user_item_bucket"
 
 
 class TorchRanker:
@@ -76,6 +76,8 @@ class TorchRanker:
                 of_pair[name] = self._encode(name, moment.user_taste(user_rows, item_rows))
             elif name == _REPEAT:
                 of_pair[name] = self._encode(name, np.log1p(users.weight_of(items)))
+            elif name == _REPEAT_BUCKET:
+                of_pair[name] = repeat_bucket(users.weight_of(items), self.network.features.tables[name])
             elif name in moment.users:
                 of_user[name] = self._encode(name, moment.users[name][user_rows])
             elif name in moment.items:
@@ -127,6 +129,15 @@ class TorchRanker:
             path, self.name, config=self.config.model_dump(), features=self.network.features.to_json(),
             encoding=self.encoding, length=self.length,
         )  # fmt: skip
+
+
+def repeat_bucket(weight: np.ndarray, size: int) -> Ints:
+    """Return the feature `user_item_bucket` of summed weights, as `recsys_spark.dataset.features.repeat` has it.
+
+    >>> repeat_bucket(np.array([0.0, 0.1, 1.0, 3.0, 1e9]), 33).tolist()
+    [0, 1, 4, 8, 32]
+    """
+    return np.minimum(np.ceil(4 * np.log2(1 + weight) - 1e-6), size - 1).astype(np.int64)
 
 
 def load(path: Path) -> TorchRanker:

@@ -15,7 +15,7 @@ from recsys_spark.dataset.features.history import add_history
 
 TEXTS = (*context.TEXTS, "category")
 """Features that are text, to be numbered by `encoding`."""
-SIZES = {**context.SIZES, **crosses.SIZES}
+SIZES = {**context.SIZES, **crosses.SIZES, **repeat.SIZES}
 """Features that are ids as they stand, and how many ids each may have."""
 FLOATS = (*user.FLOATS, *item.FLOATS, *context.FLOATS, *crosses.FLOATS, *repeat.FLOATS)
 """Features that are numbers."""
@@ -45,7 +45,7 @@ def describe_events(
     rows = item.add_catalogue(rows, items)
     rows = repeat.add_repeats(crosses.add_crosses(context.add_context(user.add_user_features(rows)))).where(which)
     rows = rows if length is None else add_history(rows, acts, length)
-    return rows.join(days, ["item_id", "date"], "left").drop("_us", "_acts", "_real", "_past", "_worth")
+    return rows.join(days, ["item_id", "date"], "left").drop("_us", "_acts", "_real", "_past", "_worth", "categories")
 
 
 def mark(events: DataFrame, weights: dict[str, float]) -> DataFrame:

@@ -14,16 +14,16 @@ DAILY = FLOATS[:4]
 
 
 def add_catalogue(events: DataFrame, items: DataFrame) -> DataFrame:
-    """Add `category`, the first of the item's categories, and `item_price` = log(1 + price), null without a price.
+    """Add `categories`, each once, `category`, the first of them, and `item_price` = log(1 + price), null without one.
 
     Args:
         items: one row per dense `item_id`, with the columns of `ITEMS`. A catalogue has no history: these two are as
             of the night, not of the event.
     """
     price = F.log1p(F.col("price").cast("double")).alias("item_price")
-    return events.join(
-        items.select("item_id", F.get("categories", F.lit(0)).alias("category"), price), "item_id", "left"
-    )
+    first = F.get("categories", F.lit(0)).alias("category")
+    each = F.array_distinct("categories").alias("categories")
+    return events.join(items.select("item_id", each, first, price), "item_id", "left")
 
 
 def popularity(events: DataFrame) -> DataFrame:

@@ -55,8 +55,8 @@ def describe_moment(
 
     Returns:
         A row per user with an event: `user_id`, the features of `_ASKED`, and `taste`, by category the feature
-        `user_taste` of an item of that category, where it is not 0. A row per item with an event: `item_id`, `category`
-        and the features of items.
+        `user_taste` of an item of that category alone, where it is not 0. A row per item with an event: `item_id`,
+        `categories`, `category` and the features of items.
     """
     rows = mark(known, weights)
     return _of_users(rows, items, day), _of_items(rows, items, day)
@@ -79,12 +79,14 @@ def _of_users(rows: DataFrame, items: DataFrame, day: dt.date) -> DataFrame:
         F.lit(0).alias("_acts"), F.lit(0).alias("_real"), F.lit(True).alias("_asks"),
     )  # fmt: skip
     acts = item.add_catalogue(rows.where("_acts = 1").select("user_id", "item_id", "_us", "_acts"), items)
-    acts = acts.select("user_id", "_us", "_acts", "category", F.lit(False).alias("_asks"))
+    acts = acts.select("user_id", "_us", "_acts", "categories", F.lit(False).alias("_asks"))
     # the question once for each category that the user has had to do with, and once for none
-    liked = acts.where("category is not null").select("user_id", "category").distinct()
-    asks = users.withColumn("category", F.lit(None).cast("string")).unionByName(users.join(liked, "user_id"))
+    liked = acts.select("user_id", F.explode("categories").alias("_category")).where("_category is not null")
+    liked = liked.distinct().select("user_id", F.array("_category").alias("categories"))
+    asks = users.withColumn("categories", F.array().cast("array<string>")).unionByName(users.join(liked, "user_id"))
     every = asks.unionByName(acts, allowMissingColumns=True)
     described = crosses.add_crosses(context.add_context(user.add_user_features(every))).where("_asks")
-    tastes = F.collect_list(F.when(F.col("category").isNotNull(), F.struct("category", "user_taste")))
+    category = F.get("categories", F.lit(0))
+    tastes = F.collect_list(F.when(category.isNotNull(), F.struct(category.alias("category"), "user_taste")))
     features = [F.max(name).alias(name) for name in _ASKED]  # the same in all rows of a user
     return described.groupBy("user_id").agg(*features, F.map_from_entries(F.sort_array(tastes)).alias("taste"))
