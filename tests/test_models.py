@@ -11,7 +11,19 @@ import pytest
 import torch
 
 from recsys_spark.errors import DataError
-from recsys_spark.models import BASELINES, DEEP, als, feed_of, load, module_of, needs_of, neumf, popularity, two_tower
+from recsys_spark.models import (
+    BASELINES,
+    DEEP,
+    als,
+    feed_of,
+    load,
+    module_of,
+    needs_of,
+    negatives,
+    neumf,
+    popularity,
+    two_tower,
+)  # fmt: skip
 from recsys_spark.models.base import NO_OPINION, TrainingData, UserBlock
 from recsys_spark.models.negatives import NegativeSampler
 from recsys_spark.models.torch_recommender import TorchRecommender
@@ -513,8 +525,8 @@ def test_neumf_loss_is_that_of_each_positive_against_its_negatives(kind):
     draw = torch.randint(3, (2, 3), generator=torch.Generator().manual_seed(3))
     drawn = np.array([2, 5, 7])[draw.numpy()]
     terms = []
-    for u, i, negatives in ((1, 2, drawn[0]), (2, 7, drawn[1])):
-        own, *others = (network(torch.tensor(u), torch.tensor(j)).item() for j in (i, *negatives.tolist()))
+    for u, i, others in ((1, 2, drawn[0]), (2, 7, drawn[1])):
+        own, *others = (network(torch.tensor(u), torch.tensor(j)).item() for j in (i, *others.tolist()))
         if kind == "softmax":
             terms.append(np.log(np.sum(np.exp([own, *others]))) - own)
         else:
@@ -522,7 +534,10 @@ def test_neumf_loss_is_that_of_each_positive_against_its_negatives(kind):
     assert loss.item() == pytest.approx(np.mean(terms), rel=1e-5)
 
 
-def test_negatives_are_trained_items_that_the_user_has_not_had():
+@pytest.mark.parametrize("cells", [negatives._CELLS, 0])
+def test_negatives_are_trained_items_that_the_user_has_not_had(cells, monkeypatch):
+    """Whether there is a table of all pairs or not."""
+    monkeypatch.setattr(negatives, "_CELLS", cells)
     n_items, n = 40, 400
     had = {1: [3, 5, 7], 2: list(range(1, 31, 2)), 3: []}
     pairs = sorted(u * n_items + i for u, items in had.items() for i in items)
@@ -530,6 +545,7 @@ def test_negatives_are_trained_items_that_the_user_has_not_had():
     counts[[0, *range(31, n_items)]] = 0
     sampler = NegativeSampler(n_items)
     sampler.prepare(counts, torch.tensor(pairs))
+    assert bool(len(sampler.table)) == bool(cells)
     drawn = sampler(torch.tensor([1, 2, 3]), n, torch.Generator().manual_seed(1))
     assert drawn.shape == (3, n)
     assert set(drawn.flatten().tolist()) <= set(range(1, 31))

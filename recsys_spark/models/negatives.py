@@ -17,6 +17,8 @@ from recsys_spark.models.torch_recommender import TorchConfig
 
 _TRIES = 4  # a user with half the catalogue keeps 1 in 16 false negatives after as many redraws
 _POWER = 0.75
+_CELLS = 1 << 26
+"""Most pairs of a user and an item for a table of all, a byte each; where there are more, pairs are searched."""
 
 
 class SamplingConfig(TorchConfig):
@@ -29,7 +31,7 @@ class SamplingConfig(TorchConfig):
     draw: Literal["uniform", "popularity"] = "uniform"
     """Whether every trained item is drawn alike, or popular ones more often."""
     avoid_positives: bool = True
-    """Redraw negatives that the user has had; costs 8 bytes of device memory per training row."""
+    """Redraw negatives that the user has had; costs 8 bytes of device memory per training row, and up to 64 MB."""
 
 
 class NegativeSampler(nn.Module):
@@ -41,6 +43,7 @@ class NegativeSampler(nn.Module):
 
     items: Tensor
     positives: Tensor
+    table: Tensor
     cumulative: Tensor
     log_q: Tensor
 
@@ -56,6 +59,7 @@ class NegativeSampler(nn.Module):
         self.by = by
         self.register_buffer("items", torch.arange(1, n_items), persistent=False)
         self.register_buffer("positives", torch.empty(0, dtype=torch.long), persistent=False)
+        self.register_buffer("table", torch.empty(0, dtype=torch.bool), persistent=False)
         self.register_buffer("cumulative", torch.empty(0, dtype=torch.double), persistent=False)
         self.register_buffer("log_q", torch.zeros(n_items), persistent=False)
 
@@ -74,6 +78,10 @@ class NegativeSampler(nn.Module):
         self.log_q[self.items] = torch.log(weights / weights.sum()).to(self.log_q.dtype)
         if positives is not None:
             self.positives = positives
+            pairs = (int(positives[-1]) // self.n_items + 1) * self.n_items if len(positives) else 0
+            if pairs <= _CELLS:
+                self.table = torch.zeros(pairs + 1, dtype=torch.bool)  # the last for users beyond those that have any
+                self.table[positives] = True
 
     def forward(self, user: Tensor, n: int, generator: torch.Generator) -> Tensor:
         """Draw n items for each user of [B]: [B, n]."""
@@ -92,6 +100,8 @@ class NegativeSampler(nn.Module):
     def _had(self, user: Tensor, item: Tensor) -> Tensor:
         """Return which pairs are training rows, bool [E] of [E] and [E]."""
         key = user * self.n_items + item
+        if len(self.table):
+            return self.table[key.clamp(max=len(self.table) - 1)]
         at = torch.searchsorted(self.positives, key).clamp_(max=len(self.positives) - 1)
         return self.positives[at] == key
 

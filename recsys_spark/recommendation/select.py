@@ -89,7 +89,9 @@ class Best:
     """The k best items so far of each user of a block: a heap per user, the worst on top."""
 
     def __init__(self, users: UserBlock, eligible: np.ndarray, k: int) -> None:
-        self.offsets, self.seen = users.offsets, users.items[np.lexsort((users.items, users.rows()))]
+        rows, n = users.rows(), int(users.items.max(initial=0)) + 1
+        # sorted by one number for both, which takes a tenth of the time of a sort by two keys
+        self.offsets, self.seen = users.offsets, np.sort(rows * n + users.items) - rows * n
         self.eligible = eligible
         self.items = np.zeros((len(users), k), np.int64)
         self.scores = np.full((len(users), k), NO_OPINION, np.float32)
