@@ -525,8 +525,8 @@ def test_neumf_loss_is_that_of_each_positive_against_its_negatives(kind):
     draw = torch.randint(3, (2, 3), generator=torch.Generator().manual_seed(3))
     drawn = np.array([2, 5, 7])[draw.numpy()]
     terms = []
-    for u, i, others in ((1, 2, drawn[0]), (2, 7, drawn[1])):
-        own, *others = (network(torch.tensor(u), torch.tensor(j)).item() for j in (i, *others.tolist()))
+    for u, i, against in ((1, 2, drawn[0]), (2, 7, drawn[1])):
+        own, *others = (network(torch.tensor(u), torch.tensor(j)).item() for j in (i, *against.tolist()))
         if kind == "softmax":
             terms.append(np.log(np.sum(np.exp([own, *others]))) - own)
         else:
