@@ -334,6 +334,7 @@ def test_a_catalogue_without_categories_says_nothing_of_tastes():
     none = pa.nulls(2, pa.list_(pa.string()))
     at = Moment.of(users, pa.table({"item_id": pa.array([1, 2], pa.int32()), "categories": none}))
     assert at.user_taste(np.array([0]), np.array([[0, 1, -1]])).tolist() == [[0, 0, 0]]
+    assert at.user_taste(np.zeros(0, int), np.zeros((0, 3), int)).shape == (0, 3)
 
 
 def test_the_schema_of_a_feed_leaves_out_what_says_nothing():

@@ -73,7 +73,7 @@ class Moment:
             share[b, categories[at]] = shares[at]
         share[:, -1] = 0
         of = self.categories_of[items]  # [B, C, K]
-        return np.take_along_axis(share, of.reshape(len(users), -1), axis=1).reshape(of.shape).sum(axis=2)
+        return share[np.arange(len(users))[:, None, None], of].sum(axis=2)
 
 
 @functools.lru_cache(maxsize=2)

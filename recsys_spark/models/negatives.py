@@ -31,7 +31,7 @@ class SamplingConfig(TorchConfig):
     draw: Literal["uniform", "popularity"] = "uniform"
     """Whether every trained item is drawn alike, or popular ones more often."""
     avoid_positives: bool = True
-    """Redraw negatives that the user has had; costs 8 bytes of device memory per training row, and up to 64 MB."""
+    """Redraw negatives that the user has had; costs 64 MB of device memory or less, or 8 bytes per training row."""
 
 
 class NegativeSampler(nn.Module):
@@ -77,16 +77,17 @@ class NegativeSampler(nn.Module):
         self.log_q = torch.zeros(self.n_items)
         self.log_q[self.items] = torch.log(weights / weights.sum()).to(self.log_q.dtype)
         if positives is not None:
-            self.positives = positives
-            pairs = (int(positives[-1]) // self.n_items + 1) * self.n_items if len(positives) else 0
+            pairs = int(positives.max()) + 1 if len(positives) else 0
             if pairs <= _CELLS:
-                self.table = torch.zeros(pairs + 1, dtype=torch.bool)  # the last for users beyond those that have any
+                self.table = torch.zeros(pairs + 1, dtype=torch.bool)  # the last one is for all pairs beyond
                 self.table[positives] = True
+            else:
+                self.positives = positives
 
     def forward(self, user: Tensor, n: int, generator: torch.Generator) -> Tensor:
         """Draw n items for each user of [B]: [B, n]."""
         drawn = self._draw((len(user), n), generator)
-        if not len(self.positives):
+        if not len(self.table) and not len(self.positives):
             return drawn
         flat, owner = drawn.view(-1), user.repeat_interleave(n)
         at = torch.arange(len(flat), device=flat.device)

@@ -33,7 +33,7 @@ class Config(RowConfig):
     negatives: int = Field(4, ge=1)
     """Items drawn per positive, uniformly over the trained ones."""
     avoid_positives: bool = True
-    """Redraw negatives that the user has had; costs 8 bytes of device memory per training row, and up to 64 MB."""
+    """Redraw negatives that the user has had; costs 64 MB of device memory or less, or 8 bytes per training row."""
     loss: Literal["softmax", "bce"] = "softmax"
     """Of a positive against its negatives: one softmax, or one sigmoid each as in the paper."""
     batch_size: int = Field(512, ge=1)
